@@ -1,0 +1,47 @@
+# make demo and make test are all a newcomer needs; both build the environment in .venv first.
+VENV := .venv
+PYTHON ?=
+PYTEST_ARGS ?=
+export PYTHON
+
+# What a sourced ROS distribution leaves in the shell would shadow the ROS 2 wheels of .venv.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH
+unexport RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+# DDS stays on this machine, in a domain of its own, so that runs do not hear each other.
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export ROS_DOMAIN_ID := $(shell shuf -i 1-100 -n 1)
+# Several processes share the cores here: waiting threads must sleep, not spin.
+export OMP_WAIT_POLICY ?= PASSIVE
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint clean
+
+help:  ## say what can be made
+	@echo 'pose_reloc: camera relocalization for ROS 2'
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+	@echo
+	@echo 'make env PYTHON=/path/to/python3.11   chooses the interpreter'
+	@echo 'make test PYTEST_ARGS="-k geometry"   passes options to pytest'
+
+env: $(VENV)/.built  ## build the environment in .venv: once, 2 to 6 minutes, 7 GB
+
+demo: env  ## render a room, train, replay it through the real node; writes demo/report.html
+	@$(VENV)/bin/pose_reloc demo --out demo
+
+test: env  ## run all tests (POSE_RELOC_DATA=folder adds those on real data)
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: env  ## check style and format (fix: .venv/bin/ruff check --fix . ; .venv/bin/ruff format .)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+clean:  ## remove what demo, test and colcon wrote; .venv stays (remove it: rm -rf .venv)
+	rm -rf demo build install log dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(VENV)/.built: environment/build.sh environment/constraints.txt environment/tf2_msgs.py setup.py
+	@environment/build.sh $(VENV)
+	@touch $@

@@ -1,0 +1,173 @@
+"""Relocalizer: one camera image to the camera's pose in the scene. The public API, ROS-free."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose_reloc import gates
+from pose_reloc.camera import Camera
+from pose_reloc.errors import SettingsError
+from pose_reloc.geometry import pose_from_network
+from pose_reloc.preprocess import normalize, to_network_image
+from pose_reloc.scene import SceneModel
+
+PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+class Status(str, Enum):
+    """How much an answer is worth."""
+
+    COARSE = 'COARSE'  # the regressed pose
+    LOST = 'LOST'  # refused; the reasons say why
+
+
+@dataclass(frozen=True)
+class PoseEstimate:
+    """The answer to one image.
+
+    Attributes:
+        status: see `Status`.
+        world_T_camera: camera pose (4, 4) in the scene's world, optical axes, metres. For LOST it
+            is the refused pose, for tuning only (NaN when there is none).
+        covariance_66: (6, 6) of `geometry.pose_residual`: (x, y, z, rotX, rotY, rotZ) along the
+            fixed axes of the scene's world.
+        reasons: names of the gates that refused; empty unless LOST.
+        timings: seconds by stage: 'preprocess', 'infer', 'total'.
+    """
+
+    status: Status
+    world_T_camera: np.ndarray
+    covariance_66: np.ndarray
+    reasons: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Relocalizer:
+    """A loaded scene, ready to answer. For one caller at a time.
+
+    Example:
+        >>> relocalizer = Relocalizer.load('kitchen.scene')            # doctest: +SKIP
+        >>> estimate = relocalizer.localize(image_rgb, camera)         # doctest: +SKIP
+        >>> estimate.status, estimate.world_T_camera[:3, 3]            # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        scene: SceneModel,
+        device: str = 'auto',
+        precision: str = 'auto',
+        gate_settings: gates.GateSettings = gates.GateSettings(),
+    ):
+        self.scene = scene
+        self.device = choose_device(device)
+        self.dtype = _choose_precision(precision, self.device)
+        self.gate_settings = gate_settings
+        network = scene.build_network().requires_grad_(False)
+        self._network = network.to(self.device, memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = 'auto', precision: str = 'auto') -> Relocalizer:
+        """Loads a scene file onto a device.
+
+        Args:
+            path: the scene file.
+            device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
+            precision: 'float32', 'bfloat16', 'float16', or 'auto': half precision on a GPU.
+
+        Raises:
+            SceneError: the file cannot be used.
+            SettingsError: the device or precision does not exist here.
+        """
+        return cls(SceneModel.load(path), device, precision)
+
+    def warm_up(self, runs: int = 3) -> float:
+        """Runs the network on a grey image until its kernels are chosen; returns seconds taken."""
+        start = time.perf_counter()
+        camera = self.scene.header.network_camera
+        image = np.full((camera.height, camera.width, 3), 128, dtype=np.uint8)
+        for _ in range(runs):
+            self._regress(image[None])
+        return time.perf_counter() - start
+
+    def localize(self, image_HW3: np.ndarray, camera: Camera | None = None) -> PoseEstimate:
+        """Answers one image.
+
+        Args:
+            image_HW3: uint8 RGB.
+            camera: the camera that took it; None means the camera of the training images.
+
+        Raises:
+            CameraError: the image is not uint8 RGB of the size that its camera says.
+        """
+        start = time.perf_counter()
+        header = self.scene.header
+        small = to_network_image(image_HW3, camera or header.camera, header.network_camera)
+        preprocessed = time.perf_counter()
+        reasons = gates.image_reasons(small, self.gate_settings)
+        world_T_camera = np.full((4, 4), np.nan)
+        if not reasons:
+            world_T_camera = self._regress(small[None])[0]
+            reasons = gates.pose_reasons(
+                world_T_camera, self.scene.train_world_T_camera, self.gate_settings
+            )
+        end = time.perf_counter()
+        timings = {
+            'preprocess': preprocessed - start,
+            'infer': end - preprocessed,
+            'total': end - start,
+        }
+        status = Status.LOST if reasons else Status.COARSE
+        covariance = self.scene.covariance_66.copy()
+        return PoseEstimate(status, world_T_camera, covariance, tuple(reasons), timings)
+
+    def _regress(self, image_BHW3: np.ndarray) -> np.ndarray:
+        """Network images (B, H, W, 3) uint8 to poses (B, 4, 4); NaN where the network gives none."""
+        with torch.inference_mode(), self._autocast():
+            image = torch.from_numpy(image_BHW3).to(self.device)
+            prediction = self._network(normalize(image))
+            w_t_c, c_q_w = (x.double().cpu().numpy() for x in prediction)
+        norm = np.linalg.norm(c_q_w, axis=1)
+        good = np.isfinite(w_t_c).all(1) & np.isfinite(norm) & (norm > 1e-6)
+        poses = np.full((len(w_t_c), 4, 4), np.nan)
+        if good.any():
+            poses[good] = pose_from_network(w_t_c[good], c_q_w[good])
+        return poses
+
+    def _autocast(self):
+        return torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of this name; 'auto' takes a GPU if there is one.
+
+    Raises:
+        SettingsError: no such device here.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use 'auto' or 'cpu'"
+        ) from error
+    return device
+
+
+def _choose_precision(name: str, device: torch.device) -> torch.dtype:
+    if name == 'auto':
+        return torch.float16 if device.type == 'cuda' else torch.float32
+    if name not in PRECISIONS:
+        raise SettingsError(
+            f"unknown precision {name!r}; choose 'auto' or one of {', '.join(PRECISIONS)}"
+        )
+    return PRECISIONS[name]

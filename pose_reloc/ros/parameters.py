@@ -1,0 +1,310 @@
+"""The node's parameters: one frozen dataclass declares, validates and documents them.
+
+`config/reloc.yaml` and `docs/parameters.md` are written from it by
+`python -m pose_reloc.ros.parameters`; a test checks that they are up to date.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from pose_reloc.errors import SettingsError
+
+
+def _parameter(default, description, *, choices=(), low=None, high=None, dynamic=False):
+    metadata = {
+        'description': description,
+        'choices': tuple(choices),
+        'low': low,
+        'high': high,
+        'dynamic': dynamic,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Every parameter of `reloc_node`; metres, seconds and hertz.
+
+    Dynamic parameters take effect at once; the others at the next configure transition.
+
+    Raises:
+        SettingsError: a value of the wrong type, outside its range or not one of its choices.
+    """
+
+    scene: str = _parameter('', 'Scene file made by `pose_reloc train`. Required.')
+    device: str = _parameter('auto', 'Where to compute: auto, cpu, cuda or cuda:N.')
+    precision: str = _parameter(
+        'auto', 'Arithmetic of the network: auto (half on a GPU), float32, bfloat16 or float16.'
+    )
+    image_transport: str = _parameter(
+        'raw',
+        'Subscribe to `image` (raw) or to `image/compressed` (compressed).',
+        choices=('raw', 'compressed'),
+    )
+    reliability: str = _parameter(
+        'best_effort',
+        'Reliability asked of the image publisher. best_effort receives from every publisher; '
+        'reliable helps where a network loses large images.',
+        choices=('best_effort', 'reliable'),
+    )
+    queue_depth: int = _parameter(
+        5, 'Images the middleware keeps. Only the newest one is ever localized.', low=1, high=100
+    )
+    rectified: bool = _parameter(
+        False,
+        'True when the images are rectified (image_rect): camera_info.p is used, without '
+        'distortion, instead of k and d.',
+    )
+    map_frame: str = _parameter('map', 'Frame that poses are published in.')
+    base_frame: str = _parameter(
+        'base_link',
+        'Frame whose pose is published on ~/pose. TF must connect it to the camera. Empty: the '
+        'camera itself.',
+    )
+    camera_frame: str = _parameter(
+        '', 'Optical frame of the camera. Empty: frame_id of the images.'
+    )
+    odom_frame: str = _parameter('odom', 'Odometry frame, for tf_mode map_to_odom.')
+    reloc_frame: str = _parameter(
+        'base_link_reloc', 'Child frame that tf_mode separate publishes; nobody else may own it.'
+    )
+    tf_mode: str = _parameter(
+        'separate',
+        'TF to publish: none; separate (map_frame -> reloc_frame, a leaf that cannot conflict); '
+        'map_to_odom (for Nav2 without AMCL; odometry must publish odom_frame -> base_frame); '
+        'map_to_base (map_frame -> base_frame, for robots without odometry).',
+        choices=('none', 'separate', 'map_to_odom', 'map_to_base'),
+    )
+    tf_force: bool = _parameter(
+        False,
+        'Publish map_to_odom or map_to_base even while another node publishes the same transform. '
+        'Otherwise the node falls back to separate and reports an error.',
+    )
+    tf_rate: float = _parameter(
+        20.0, 'How often map_to_odom is sent again (Hz).', low=0.1, high=1000.0
+    )
+    tf_tolerance: float = _parameter(
+        0.1,
+        'How far ahead map_to_odom is stamped so that it never expires between two sendings (s).',
+        low=0.0,
+        high=10.0,
+        dynamic=True,
+    )
+    tf_timeout: float = _parameter(
+        0.1, 'How long to wait for a transform that arrives late (s).', low=0.0, high=5.0,
+        dynamic=True,
+    )  # fmt: skip
+    mounting_timeout: float = _parameter(
+        3.0,
+        'If nothing at all has been published on TF this long after the first image (s), the '
+        'camera itself is taken as the base, with a warning. 0: never.',
+        low=0.0,
+        high=600.0,
+    )
+    max_image_age: float = _parameter(
+        1.0,
+        'Images older than this when their turn comes are dropped (s), and so are images stamped '
+        'more than 0.5 s in the future. 0: no check.',
+        low=0.0,
+        high=3600.0,
+        dynamic=True,
+    )
+    image_timeout: float = _parameter(
+        2.0, 'Diagnostics warn when no image came for this long (s).', low=0.1, high=3600.0,
+        dynamic=True,
+    )  # fmt: skip
+    lost_timeout: float = _parameter(
+        10.0, 'Diagnostics report an error when every image was refused for this long (s).',
+        low=0.1, high=3600.0, dynamic=True,
+    )  # fmt: skip
+    autostart: bool = _parameter(
+        True,
+        'Configure and activate at start. Set to false when a lifecycle manager does it. '
+        'Read once, when the process starts.',
+    )
+
+    def __post_init__(self):
+        for item in fields(self):
+            _check(item, getattr(self, item.name))
+        if self.tf_mode == 'map_to_odom' and not self.base_frame:
+            raise SettingsError(
+                "tf_mode 'map_to_odom' needs a base_frame: set base_frame to the child of "
+                f"'{self.odom_frame}', for example base_link"
+            )
+        children = {
+            'none': (),
+            'separate': ('reloc_frame',),
+            'map_to_odom': ('odom_frame', 'reloc_frame'),
+            'map_to_base': ('base_frame', 'reloc_frame'),
+        }
+        for name in children[self.tf_mode]:
+            if getattr(self, name) in ('', self.map_frame):
+                raise SettingsError(
+                    f"tf_mode '{self.tf_mode}' would publish the transform '{self.map_frame}' -> "
+                    f"'{getattr(self, name)}': give {name} a name of its own"
+                )
+        if not self.map_frame:
+            raise SettingsError("map_frame is empty: name the frame of the poses, usually 'map'")
+
+
+def _check(item, value) -> None:
+    """Raises SettingsError unless `value` fits the dataclass field `item`."""
+    metadata, kind = item.metadata, type(item.default)
+    if type(value) is not kind:
+        raise SettingsError(
+            f"parameter '{item.name}' must be {_kind_name(kind)}, got {value!r}"
+        )
+    if metadata['choices'] and value not in metadata['choices']:
+        raise SettingsError(
+            f"parameter '{item.name}' must be one of {', '.join(metadata['choices'])}, "
+            f'got {value!r}'
+        )
+    if metadata['low'] is None:
+        return
+    if not (math.isfinite(value) and metadata['low'] <= value <= metadata['high']):
+        raise SettingsError(
+            f"parameter '{item.name}' must lie in [{metadata['low']}, {metadata['high']}], "
+            f'got {value!r}'
+        )
+
+
+def _kind_name(kind: type) -> str:
+    return {
+        str: 'a string',
+        bool: 'true or false',
+        int: 'a whole number',
+        float: 'a number with a decimal point (10.0, not 10)',
+    }[kind]
+
+
+def dynamic_names() -> frozenset[str]:
+    """Names of the parameters that may change while the node is active."""
+    return frozenset(item.name for item in fields(NodeSettings) if item.metadata['dynamic'])
+
+
+def declare(node) -> None:
+    """Declares every parameter on `node` with its type, description and range.
+
+    Raises:
+        SettingsError: a value given at start has the wrong type or lies outside its range.
+    """
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    for item in fields(NodeSettings):
+        try:
+            node.declare_parameter(item.name, item.default, _descriptor(item))
+        except InvalidParameterTypeException as error:
+            raise SettingsError(
+                f"parameter '{item.name}' must be {_kind_name(type(item.default))}: {error}"
+            ) from error
+        except InvalidParameterValueException as error:
+            low, high = item.metadata['low'], item.metadata['high']
+            raise SettingsError(
+                f"parameter '{item.name}' must lie in [{low}, {high}]: {error}"
+            ) from error
+
+
+def _descriptor(item):
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    metadata = item.metadata
+    descriptor = ParameterDescriptor(
+        description=metadata['description'],
+        additional_constraints=', '.join(metadata['choices']),
+    )
+    if metadata['low'] is not None and isinstance(item.default, float):
+        descriptor.floating_point_range = [
+            FloatingPointRange(from_value=metadata['low'], to_value=metadata['high'], step=0.0)
+        ]
+    elif metadata['low'] is not None:
+        descriptor.integer_range = [
+            IntegerRange(from_value=metadata['low'], to_value=metadata['high'], step=1)
+        ]
+    return descriptor
+
+
+def read(node, changed: dict | None = None) -> NodeSettings:
+    """The parameters of `node`, with the values of `changed` in place of the current ones.
+
+    Raises:
+        SettingsError: a value cannot work.
+    """
+    changed = changed or {}
+    values = {}
+    for item in fields(NodeSettings):
+        given = item.name in changed
+        values[item.name] = changed[item.name] if given else node.get_parameter(item.name).value
+    return NodeSettings(**values)
+
+
+def yaml_text() -> str:
+    """The text of config/reloc.yaml: every parameter at its default, with its description."""
+    lines = [
+        '# Parameters of reloc_node at their defaults. Written from pose_reloc/ros/parameters.py by',
+        '# `python -m pose_reloc.ros.parameters`; edit a copy and pass it with params_file:=FILE.',
+        '/**:',
+        '  ros__parameters:',
+    ]
+    for item in fields(NodeSettings):
+        lines += [f'    # {line}' for line in _wrap(item.metadata['description'], 92)]
+        lines.append(f'    {item.name}: {_yaml_value(item.default)}')
+    return '\n'.join(lines) + '\n'
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _yaml_value(value) -> str:
+    if isinstance(value, bool):
+        return 'true' if value else 'false'
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def markdown_text() -> str:
+    """The text of docs/parameters.md."""
+    lines = [
+        '# Parameters of `reloc_node`',
+        '',
+        'Written from `pose_reloc/ros/parameters.py` by `python -m pose_reloc.ros.parameters`.',
+        '',
+        'Set them with `ros2 launch pose_reloc reloc.launch.py params_file:=FILE` (a copy of',
+        '`config/reloc.yaml`), or one by one with `-p name:=value`. A *dynamic* parameter takes',
+        'effect at once with `ros2 param set`; the others are refused while the node is active and',
+        'take effect at the next configure. `use_sim_time` works as in every node.',
+        '',
+        '| parameter | type | default | range | dynamic | meaning |',
+        '|---|---|---|---|---|---|',
+    ]
+    names = {str: 'string', bool: 'bool', int: 'int', float: 'double'}
+    for item in fields(NodeSettings):
+        metadata = item.metadata
+        allowed = ', '.join(f'`{choice}`' for choice in metadata['choices'])
+        if metadata['low'] is not None:
+            allowed = f'{metadata["low"]} ... {metadata["high"]}'
+        lines.append(
+            f'| `{item.name}` | {names[type(item.default)]} | `{_yaml_value(item.default)}` '
+            f'| {allowed} | {"yes" if metadata["dynamic"] else ""} | {metadata["description"]} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    """Writes config/reloc.yaml and docs/parameters.md of this source tree."""
+    root = Path(__file__).resolve().parents[2]
+    for path, text in (
+        (root / 'config' / 'reloc.yaml', yaml_text()),
+        (root / 'docs' / 'parameters.md', markdown_text()),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(f'wrote {path}')
+
+
+if __name__ == '__main__':
+    main()

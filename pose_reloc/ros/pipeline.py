@@ -1,0 +1,326 @@
+"""One image message in, one `Answer` out: everything between subscription and publication.
+
+ROS-free: it works on messages by their fields, on a source of transforms, and on a clock given to
+it. The node publishes what comes out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pose_reloc.camera import Camera
+from pose_reloc.errors import CameraError, PoseRelocError
+from pose_reloc.ros.diagnostics import Outcome
+from pose_reloc.ros.messages import (
+    MessageError,
+    camera_for_image,
+    camera_from_info,
+    image_from_message,
+    stamp_ns,
+)
+from pose_reloc.ros.parameters import NodeSettings
+from pose_reloc.ros.transforms import TransformError
+from pose_reloc.uncertainty import propagate_lever_arm, rotate_covariance
+
+# Clocks of two machines differ a little; an image stamped later than this has a broken clock.
+FUTURE_TOLERANCE_S = 0.5
+# The first images may overtake the camera_info that belongs to them.
+_CAMERA_INFO_WAIT_S = 0.3
+_PATIENT_LOOKUPS = 5
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image message and when it was received (time.perf_counter, seconds)."""
+
+    message: object
+    received: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one image.
+
+    Attributes:
+        outcome: see `Outcome`.
+        stamp: of the image, nanoseconds.
+        reasons: short names for counters; empty for an answer.
+        sentence: what to tell a person; empty for an answer.
+        status: of the estimate: REFINED, COARSE or LOST; empty without an estimate.
+        map_T_camera, camera_covariance_66: for ANSWERED and UNMOUNTED, else None.
+        map_T_base, base_covariance_66: for ANSWERED, else None.
+        timings: seconds by stage.
+    """
+
+    outcome: Outcome
+    stamp: int
+    reasons: tuple[str, ...] = ()
+    sentence: str = ''
+    status: str = ''
+    map_T_camera: np.ndarray | None = None
+    camera_covariance_66: np.ndarray | None = None
+    map_T_base: np.ndarray | None = None
+    base_covariance_66: np.ndarray | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Notices:
+    """Standing conditions by name: said once in the log, shown in diagnostics while they last."""
+
+    def __init__(self, warn: Callable[[str], None], info: Callable[[str], None]):
+        self._warn, self._info = warn, info
+        self._lock = threading.Lock()
+        self._standing: dict[str, str] = {}
+
+    def set(self, name: str, sentence: str) -> None:
+        """The condition holds."""
+        with self._lock:
+            known = name in self._standing
+            self._standing[name] = sentence
+        if not known:
+            self._warn(sentence)
+
+    def clear(self, name: str, sentence: str = '') -> None:
+        """The condition no longer holds; `sentence` is said if it did."""
+        with self._lock:
+            held = self._standing.pop(name, None)
+        if held is not None and sentence:
+            self._info(sentence)
+
+    def sentences(self) -> tuple[str, ...]:
+        """All that hold now."""
+        with self._lock:
+            return tuple(self._standing.values())
+
+
+class CameraSource:
+    """The newest camera_info, or None while none came. Written by one thread, read by another."""
+
+    def __init__(self, rectified: bool, notices: Notices, expected: Callable[[], bool]):
+        """`expected()` tells whether somebody publishes camera_info at all."""
+        self._rectified = rectified
+        self._notices = notices
+        self._expected = expected
+        self._raw = None
+        self._camera: Camera | None = None
+        self._arrived = threading.Event()
+        self._waits = 3
+
+    def update(self, message) -> None:
+        """Takes a CameraInfo message; parses it only when it differs from the one before."""
+        raw = (
+            message.width, message.height, tuple(message.k), tuple(message.d), tuple(message.p),
+            message.distortion_model, message.binning_x, message.binning_y, message.roi,
+        )  # fmt: skip
+        if raw == self._raw:
+            return
+        self._raw = raw
+        try:
+            self._camera = camera_from_info(message, self._rectified)
+            self._notices.clear('camera_info')
+        except CameraError as error:
+            self._camera = None
+            self._notices.set('camera_info', f'camera_info is not used: {error}')
+        self._arrived.set()
+
+    def camera(self) -> Camera | None:
+        """Waits a moment for the first message if somebody publishes it."""
+        if not self._arrived.is_set() and self._waits > 0 and self._expected():
+            self._waits -= 1
+            self._arrived.wait(_CAMERA_INFO_WAIT_S)
+        if not self._arrived.is_set():
+            self._notices.set(
+                'camera_info',
+                'no camera_info has come: the camera of the training images is assumed',
+            )
+        return self._camera
+
+
+class Mounting:
+    """camera_T_base from TF, or the camera itself as the base where there is no TF at all."""
+
+    def __init__(self, settings: NodeSettings, transforms, notices: Notices):
+        self._settings = settings
+        self._transforms = transforms
+        self._notices = notices
+        self._failures = 0
+        self._first_image: float | None = None
+        self._camera_is_base = False
+
+    def camera_T_base(self, camera_frame: str, stamp: int, timeout: float) -> np.ndarray:
+        """Pose (4, 4) of the base in the camera at `stamp`.
+
+        Raises:
+            TransformError: not known; the sentence says what is missing.
+        """
+        base = self._settings.base_frame
+        if not base:
+            return np.eye(4)
+        if self._first_image is None:
+            self._first_image = time.monotonic()
+        if not camera_frame:
+            raise self._missing(
+                'the images have no frame_id, so the mounting of the camera cannot be looked up; '
+                'set the parameter camera_frame'
+            )
+        try:
+            # Waiting for what has never been there would cost every image the whole timeout.
+            patient = self._failures < _PATIENT_LOOKUPS
+            found = self._transforms.lookup(camera_frame, base, stamp, timeout if patient else 0.0)
+        except TransformError as error:
+            # A transform that is merely late exists: waiting for it stays worth while.
+            self._failures += 0 if error.late else 1
+            if self._without_tf():
+                return np.eye(4)
+            raise self._missing(
+                f"the mounting of the camera is unknown: no transform '{base}' -> "
+                f"'{camera_frame}' ({error}); publish it (robot_state_publisher or "
+                'static_transform_publisher), or set base_frame to an empty string to get the '
+                'pose of the camera'
+            ) from error
+        self._failures, self._camera_is_base = 0, False
+        self._notices.clear('mounting', f"the mounting '{base}' -> '{camera_frame}' is known now")
+        return found
+
+    def _missing(self, sentence: str) -> TransformError:
+        self._notices.set('mounting', f'~/pose is not published: {sentence}')
+        return TransformError(sentence)
+
+    def _without_tf(self) -> bool:
+        timeout = self._settings.mounting_timeout
+        waited = time.monotonic() - self._first_image
+        if not self._camera_is_base and timeout and waited > timeout:
+            self._camera_is_base = self._transforms.is_empty()
+            if self._camera_is_base:
+                self._notices.clear('mounting')
+                self._notices.set(
+                    'mounting',
+                    f'nothing is published on TF: the camera itself is taken as '
+                    f"'{self._settings.base_frame}', ~/pose is the pose of its optical frame",
+                )
+        return self._camera_is_base
+
+
+class Pipeline:
+    """Turns frames into answers. `process` is for one thread; the rest may be called from any.
+
+    Args:
+        settings: the node's; `settings` may be replaced by one that differs in dynamic ones.
+        relocalizer: a `pose_reloc.Relocalizer`.
+        transforms: what `open_transforms` returns.
+        camera: where the camera comes from.
+        notices: where standing conditions go.
+        now: the node's clock, nanoseconds.
+        error: logs an unexpected error.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        relocalizer,
+        transforms,
+        camera: CameraSource,
+        notices: Notices,
+        now: Callable[[], int],
+        error: Callable[[str], None],
+    ):
+        self.settings = settings
+        self.camera = camera
+        self._relocalizer = relocalizer
+        self._notices = notices
+        self._mounting = Mounting(settings, transforms, notices)
+        self._now = now
+        self._error = error
+
+    def process(self, frame: Frame) -> Answer:
+        """Answers one image. Never raises."""
+        timings = {'wait': time.perf_counter() - frame.received}
+        stamp = 0
+        try:
+            stamp = stamp_ns(frame.message.header.stamp)
+            return self._drop(stamp, timings) or self._localize(frame.message, stamp, timings)
+        except MessageError as error:
+            return Answer(Outcome.FAILED, stamp, ('bad image',), str(error), timings=timings)
+        except CameraError as error:
+            return Answer(Outcome.FAILED, stamp, ('wrong camera',), str(error), timings=timings)
+        except PoseRelocError as error:
+            return Answer(Outcome.FAILED, stamp, ('error',), str(error), timings=timings)
+        except Exception as error:  # the node must outlive every image
+            self._error(f'an image could not be processed: {traceback.format_exc()}')
+            sentence = f'{type(error).__name__}: {error}'
+            return Answer(Outcome.FAILED, stamp, ('internal error',), sentence, timings=timings)
+
+    def _drop(self, stamp: int, timings: dict) -> Answer | None:
+        """The refusal of an image whose stamp rules it out, or None."""
+        if stamp == 0:
+            sentence = 'the image has the stamp 0: its driver must stamp images when they are taken'
+            return Answer(Outcome.DROPPED, stamp, ('stamp is zero',), sentence, timings=timings)
+        limit = self.settings.max_image_age
+        if not limit:
+            return None
+        now = self._now()
+        if now == 0:
+            sentence = 'use_sim_time is true but no time has come on /clock'
+            return Answer(Outcome.DROPPED, stamp, ('no clock',), sentence, timings=timings)
+        age = (now - stamp) / 1e9
+        if age > limit:
+            sentence = (
+                f'the image is {age:.2f} s old, more than max_image_age ({limit:g} s): the node is '
+                'too slow for it, or the clocks of camera and node differ'
+            )
+            return Answer(Outcome.DROPPED, stamp, ('too old',), sentence, timings=timings)
+        if -age > FUTURE_TOLERANCE_S:
+            sentence = f'the image is stamped {-age:.2f} s in the future: the clocks differ'
+            return Answer(Outcome.DROPPED, stamp, ('in the future',), sentence, timings=timings)
+        return None
+
+    def _localize(self, message, stamp: int, timings: dict) -> Answer:
+        start = time.perf_counter()
+        image = image_from_message(message)
+        decoded = time.perf_counter()
+        timings['decode'] = decoded - start
+        scene = self._relocalizer.scene
+        camera = self.camera.camera() or scene.header.camera
+        estimate = self._relocalizer.localize(image, camera_for_image(camera, image))
+        timings['localize'] = time.perf_counter() - decoded
+        timings |= {f'localize.{stage}': s for stage, s in estimate.timings.items()}
+        status = estimate.status.value
+        if status == 'LOST':
+            sentence = f'no pose to trust: {", ".join(estimate.reasons)}'
+            return Answer(
+                Outcome.REFUSED, stamp, tuple(estimate.reasons), sentence, status, timings=timings
+            )
+        map_T_camera = scene.map_T_scene @ estimate.world_T_camera
+        covariance = rotate_covariance(estimate.covariance_66, scene.map_T_scene[:3, :3])
+        if not (np.all(np.isfinite(map_T_camera)) and np.all(np.isfinite(covariance))):
+            sentence = 'the estimate is not finite'
+            return Answer(Outcome.FAILED, stamp, ('not finite',), sentence, timings=timings)
+        return self._mounted(message, stamp, status, map_T_camera, covariance, timings)
+
+    def _mounted(self, message, stamp, status, map_T_camera, covariance, timings) -> Answer:
+        camera_frame = self.settings.camera_frame or message.header.frame_id
+        try:
+            camera_T_base = self._mounting.camera_T_base(
+                camera_frame, stamp, self.settings.tf_timeout
+            )
+        except TransformError as error:
+            return Answer(
+                Outcome.UNMOUNTED, stamp, ('no mounting',), str(error), status, map_T_camera,
+                covariance, timings=timings,
+            )  # fmt: skip
+        return Answer(
+            Outcome.ANSWERED,
+            stamp,
+            status=status,
+            map_T_camera=map_T_camera,
+            camera_covariance_66=covariance,
+            map_T_base=map_T_camera @ camera_T_base,
+            base_covariance_66=propagate_lever_arm(covariance, map_T_camera, camera_T_base),
+            timings=timings,
+        )

@@ -1,0 +1,1 @@
+"""What runs offline: datasets, cache, losses, trainer, evaluation, reports and the commands."""

@@ -1,0 +1,1 @@
+"""The sub-commands of `pose_reloc`: thin functions over the modules of `training`."""

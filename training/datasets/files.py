@@ -1,0 +1,77 @@
+"""The files that a dataset names: inside its folder, there, and of which size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from pose_reloc.errors import DatasetError
+
+# Images are often converted to save space after the lists were written.
+_IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """The path of a file that a dataset names, which must lie in the dataset's folder.
+
+    Raises:
+        DatasetError: the name is absolute, goes up with '..', or is not printable.
+    """
+    pure = PurePosixPath(name.replace('\\', '/'))
+    absolute = pure.is_absolute() or name[1:2] == ':'
+    if not name or not name.isprintable() or absolute or '..' in pure.parts:
+        raise DatasetError(f'{where}: {name!r} does not name a file inside the folder {root}')
+    return root / pure
+
+
+def image_file(root: Path, name: str, where: str) -> Path:
+    """The path of an image that a dataset names, with another suffix if only that exists.
+
+    The file may be missing: some collections distribute poses without images.
+
+    Raises:
+        DatasetError: the name points outside the folder.
+    """
+    path = inside(root, name, where)
+    if path.is_file():
+        return path
+    others = (path.with_suffix(suffix) for suffix in _IMAGE_SUFFIXES)
+    return next((other for other in others if other.is_file()), path)
+
+
+def existing_image(root: Path, name: str, where: str) -> Path:
+    """As `image_file`, for sources that always come with their images.
+
+    Raises:
+        DatasetError: the image is missing too.
+    """
+    path = image_file(root, name, where)
+    if not path.is_file():
+        raise DatasetError(f'{where}: the image {path} is missing')
+    return path
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image in pixels, from its header alone.
+
+    Raises:
+        DatasetError: the file is missing or not an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f'cannot read the image header of {path}: {error}') from error
+
+
+def missing_images(paths: Sequence[Path]) -> list[str]:
+    """A warning, or none, about images that are named but not there."""
+    missing = [path for path in paths if not path.is_file()]
+    if not missing:
+        return []
+    return [
+        f'{len(missing)} of {len(paths)} images are missing (first: {missing[0]}): '
+        'their poses and points can be read, the pictures cannot'
+    ]

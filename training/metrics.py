@@ -1,0 +1,201 @@
+"""How far estimated poses are from the truth: medians, recall, reprojection, calibration.
+
+Every function takes poses `world_T_camera` (N, 4, 4) in metres, the truth first. Angles are in
+degrees here, because these numbers are for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
+
+from pose_reloc.camera import Camera
+from pose_reloc.geometry import (
+    invert_pose,
+    pose_error,
+    pose_matrix,
+    quaternion_from_rotation,
+    xyzw_from_wxyz,
+)
+
+# (metres, degrees): Boittiaux et al. 2022 use 0.25/10 and 0.5/15 (7-Scenes), 2/2 and 3/5
+# (Cambridge); Kendall and Cipolla 2017 2/5; the small ones are those of today's structure methods.
+RECALL_THRESHOLDS = (
+    (0.01, 1),
+    (0.02, 2),
+    (0.05, 5),
+    (0.1, 5),
+    (0.25, 10),
+    (0.5, 15),
+    (2, 2),
+    (2, 5),
+    (3, 5),
+)
+REPROJECTION_CLIP_PX = 1000.0
+
+
+def per_frame_errors(world_T_camera_true_N44, world_T_camera_estimate_N44):
+    """Position errors (N,) in metres and rotation errors (N,) in degrees, in [0, 180].
+
+    Raises:
+        ValueError: the two are not the same number of 4x4 poses.
+    """
+    true, estimate = _poses(world_T_camera_true_N44), _poses(world_T_camera_estimate_N44)
+    if len(true) != len(estimate):
+        raise ValueError(f'{len(true)} true poses but {len(estimate)} estimates')
+    position_m, rotation_rad = pose_error(true, estimate)
+    return position_m, np.rad2deg(rotation_rad)
+
+
+def pose_metrics(world_T_camera_true_N44, world_T_camera_estimate_N44) -> dict:
+    """Statistics of the pose errors as plain JSON types.
+
+    Returns:
+        `frames`; `median_`, `mean_`, `p90_`, `p99_` and `max_` of `position_m` and `rotation_deg`
+        (None without frames); `recall`, a mapping such as '0.05m_5deg' to the fraction of frames
+        within both bounds (0 without frames).
+    """
+    position_m, rotation_deg = per_frame_errors(
+        world_T_camera_true_N44, world_T_camera_estimate_N44
+    )
+    result = {'frames': len(position_m)}
+    for name, error in (('position_m', position_m), ('rotation_deg', rotation_deg)):
+        for key, value in _statistics(error).items():
+            result[f'{key}_{name}'] = value
+    result['recall'] = {
+        f'{metres}m_{degrees}deg': _fraction((position_m <= metres) & (rotation_deg <= degrees))
+        for metres, degrees in RECALL_THRESHOLDS
+    }
+    return result
+
+
+def reprojection_px(
+    points: Iterable[np.ndarray],
+    cameras: Iterable[Camera],
+    world_T_camera_true: Iterable[np.ndarray],
+    world_T_camera_estimate: Iterable[np.ndarray],
+) -> float | None:
+    """Mean reprojection error in pixels as in Table I of Boittiaux et al. 2022.
+
+    Each image's points are projected with its true and its estimated pose into the undistorted
+    image of the original size; their distance is clipped at 1000 px (a point behind the estimated
+    camera counts 1000 px) and averaged over all points of all images together.
+
+    Args:
+        points: world points (K, 3) that each image sees, K may differ. May be a generator, so that
+            one image's points are in memory at a time.
+        cameras: of each image, at its original size.
+        world_T_camera_true, world_T_camera_estimate: poses (4, 4) of each image.
+
+    Returns:
+        Pixels, or None without any point.
+    """
+    total, count = 0.0, 0
+    frames = zip(points, cameras, world_T_camera_true, world_T_camera_estimate, strict=True)
+    for world_K3, camera, true, estimate in frames:
+        pinhole = camera.undistorted()
+        uv_true = pinhole.project(_transform(invert_pose(true), world_K3))
+        seen = np.isfinite(uv_true).all(axis=1)
+        uv = pinhole.project(_transform(invert_pose(estimate), world_K3))
+        distance = np.linalg.norm(uv[seen] - uv_true[seen], axis=1)
+        total += np.nan_to_num(distance, nan=np.inf).clip(max=REPROJECTION_CLIP_PX).sum()
+        count += int(seen.sum())
+    return total / count if count else None
+
+
+def nees(residual_N6, covariance) -> np.ndarray:
+    """Normalised estimation error squared r^T C^-1 r (N,): 6 on average for an honest covariance.
+
+    Args:
+        residual_N6: errors of `geometry.pose_residual` (N, 6).
+        covariance: (6, 6) or one per frame (N, 6, 6), positive definite.
+    """
+    residual_N6 = np.asarray(residual_N6, dtype=np.float64).reshape(-1, 6)
+    covariance = np.broadcast_to(
+        np.asarray(covariance, dtype=np.float64), (len(residual_N6), 6, 6)
+    )
+    solved = np.linalg.solve(covariance, residual_N6[..., None])[..., 0]
+    return np.einsum('ni,ni->n', residual_N6, solved)
+
+
+def coverage(nees_N, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> dict[str, float | None]:
+    """Fraction of frames inside the confidence ellipsoid of each level, which it should equal.
+
+    Args:
+        nees_N: values of `nees` (N,).
+        levels: probabilities of a 6-dimensional Gaussian.
+
+    Returns:
+        Such as {'0.5': 0.48, '0.9': 0.91}; None without frames.
+    """
+    nees_N = np.asarray(nees_N, dtype=np.float64)
+    return {
+        f'{level:g}': _fraction(nees_N <= chi2.ppf(level, df=6)) if nees_N.size else None
+        for level in levels
+    }
+
+
+def mean_pose(world_T_camera_N44) -> np.ndarray:
+    """Mean position and mean rotation (chordal L2) of poses (N, 4, 4), as one pose (4, 4).
+
+    The baseline of a regressor that has learnt nothing but where the camera usually is.
+
+    Raises:
+        ValueError: no poses.
+    """
+    poses = _poses(world_T_camera_N44)
+    if len(poses) == 0:
+        raise ValueError('the mean of no poses is not defined')
+    rotation = Rotation.from_matrix(poses[:, :3, :3]).mean()
+    return pose_matrix(rotation.as_matrix(), poses[:, :3, 3].mean(axis=0))
+
+
+def write_tum(path: str | Path, timestamps, world_T_camera_N44) -> None:
+    """Writes a trajectory that `evo_ape tum` reads: lines `t x y z qx qy qz qw`.
+
+    Args:
+        path: of the text file; an existing one is replaced.
+        timestamps: seconds (N,), written to the nanosecond.
+        world_T_camera_N44: poses (N, 4, 4), metres.
+
+    Raises:
+        ValueError: not as many timestamps as poses.
+    """
+    poses = _poses(world_T_camera_N44)
+    q_xyzw = xyzw_from_wxyz(quaternion_from_rotation(poses[:, :3, :3]))
+    rows = zip(timestamps, poses[:, :3, 3], q_xyzw, strict=True)
+    lines = [
+        f'{t:.9f} ' + ' '.join(f'{value:.9f}' for value in (*position, *q)) + '\n'
+        for t, position, q in rows
+    ]
+    Path(path).write_text('# timestamp tx ty tz qx qy qz qw\n' + ''.join(lines))
+
+
+def _poses(T) -> np.ndarray:
+    T = np.asarray(T, dtype=np.float64)
+    if T.size == 0:
+        return np.zeros((0, 4, 4))
+    if T.ndim != 3 or T.shape[1:] != (4, 4):
+        raise ValueError(f'expected poses (N, 4, 4), got {T.shape}')
+    return T
+
+
+def _statistics(error_N) -> dict[str, float | None]:
+    names = ('median', 'mean', 'p90', 'p99', 'max')
+    if len(error_N) == 0:
+        return dict.fromkeys(names)
+    p90, p99 = np.percentile(error_N, (90, 99))
+    values = (np.median(error_N), error_N.mean(), p90, p99, error_N.max())
+    return {name: float(value) for name, value in zip(names, values)}
+
+
+def _fraction(mask) -> float:
+    return float(np.mean(mask)) if len(mask) else 0.0
+
+
+def _transform(a_T_b, points_N3) -> np.ndarray:
+    return np.asarray(points_N3, dtype=np.float64) @ a_T_b[:3, :3].T + a_T_b[:3, 3]

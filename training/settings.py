@@ -1,0 +1,133 @@
+"""The settings of a training run: one frozen dataclass, filled by presets and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from pose_reloc.errors import SettingsError
+from pose_reloc.network import NetworkSettings
+from training.losses import LossSettings
+from training.view_synthesis import ViewSettings
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the result of a run besides the data.
+
+    The defaults are those of the papers; `config/training/*.yaml` holds the presets.
+    """
+
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    views: ViewSettings | None = None  # None: only the images themselves, as published
+    backbone_weights: str = 'imagenet'  # 'imagenet', 'none' or a file
+    short_side: int = 256  # of the network's input, pixels
+    points: int = 512  # 3D points kept per image
+    epochs: int = 5000
+    minutes: float | None = None  # sets the epochs to what fits, measured at the start
+    batch: int = 64  # the last partial batch is dropped
+    learning_rate: float = 1e-4
+    schedule: str = 'constant'  # or 'cosine', which ends at zero
+    warmup_epochs: float = 0.0  # the learning rate rises linearly over these
+    normalize_translation: bool = False  # the head works in units of the scene's extent
+    validation: float = 0.1  # fraction of the training images held out, in blocks
+    validate_every: int = 50  # epochs
+    precision: str = 'auto'  # float32, bfloat16, float16; auto takes what the device is fast at
+    device: str = 'auto'
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ('epochs', 'batch', 'learning_rate', 'short_side', 'points', 'validate_every'):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f'{name} must be positive, got {getattr(self, name)}')
+        if self.short_side < 32:
+            raise SettingsError(f'short_side must be at least 32 pixels, got {self.short_side}')
+        if not 0 <= self.validation < 0.9:
+            raise SettingsError(f'validation must lie in [0, 0.9), got {self.validation}')
+        if self.schedule not in ('constant', 'cosine'):
+            raise SettingsError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise SettingsError(f'minutes must be positive, got {self.minutes}')
+
+    def to_dict(self) -> dict:
+        """The fields as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainSettings:
+        """From nested plain types; missing fields take their defaults.
+
+        Raises:
+            SettingsError: an unknown field or a value that cannot work.
+        """
+        return _fill(cls, values, 'training settings')
+
+    def changed(self, **values) -> TrainSettings:
+        """A copy with some top-level fields replaced."""
+        return replace(self, **values)
+
+
+_NESTED = {'network': NetworkSettings, 'loss': LossSettings, 'views': ViewSettings}
+
+
+def _fill(cls, values, where: str):
+    if is_dataclass(values):
+        return values
+    if not isinstance(values, dict):
+        raise SettingsError(f'{where}: expected a mapping, got {values!r}')
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise SettingsError(
+            f'{where}: unknown setting {unknown[0]!r}; known are {", ".join(sorted(known))}'
+        )
+    values = {
+        name: _fill(_NESTED[name], value, f'{where}.{name}')
+        if name in _NESTED and value is not None
+        else value
+        for name, value in values.items()
+    }
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise SettingsError(f'{where}: {error}') from error
+
+
+def preset_folder() -> Path:
+    """Where the presets lie: in the source tree, or in share/pose_reloc of an installation."""
+    source = Path(__file__).resolve().parent.parent / 'config' / 'training'
+    if source.is_dir():
+        return source
+    import sysconfig
+
+    roots = [Path(sysconfig.get_path('data'))]
+    # colcon installs into <prefix>/lib/python3.x/site-packages and <prefix>/share.
+    roots += Path(str(resources.files('training'))).resolve().parents
+    for root in roots:
+        folder = root / 'share' / 'pose_reloc' / 'config' / 'training'
+        if folder.is_dir():
+            return folder
+    raise SettingsError('the training presets are not installed; reinstall pose_reloc')
+
+
+def load_preset(name: str) -> TrainSettings:
+    """The preset of this name, or of this YAML file.
+
+    Raises:
+        SettingsError: no such preset, or a field that does not exist.
+    """
+    path = Path(name)
+    if path.suffix not in ('.yaml', '.yml'):
+        path = preset_folder() / f'{name}.yaml'
+    if not path.is_file():
+        known = sorted(p.stem for p in preset_folder().glob('*.yaml'))
+        raise SettingsError(f'unknown preset {name!r}; choose one of {", ".join(known)} or a file')
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f'{path} is not YAML: {error}') from error
+    return TrainSettings.from_dict(values)

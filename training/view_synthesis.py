@@ -1,0 +1,175 @@
+"""New training views made on the fly, batched, on the device that trains.
+
+One pass through a room is memorised by a regressor. Each training image is therefore replaced by
+what a camera slightly elsewhere would have seen. Where depth exists, the new view is rendered from
+several training images: their depths are splatted into a z-buffer of the new view, which is then
+looked up in each source (inverse warping, with a test for occlusion). Without depth, the camera is
+only rotated, which is an exact homography.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from pose_reloc.camera import Camera
+
+_BEHIND = 1e6  # depth of "nothing here"
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How far new views lie from the training images, and how their light changes."""
+
+    sigma_m: float = 0.25  # standard deviation of the shift along each axis; needs depth
+    sigma_rad: float = 0.2  # standard deviation of the rotation about each axis
+    sources: int = 2  # training images a view is rendered from; more fill more holes
+    brightness: float = 0.2  # standard deviation of the log gain
+    colour: float = 0.06  # standard deviation of the log gain of each channel on top
+    gamma: float = 0.15  # standard deviation of the log gamma
+    noise: float = 3.0  # standard deviation of pixel noise, grey levels
+
+
+def sample_motion(count: int, settings: ViewSettings, has_depth: bool, generator) -> torch.Tensor:
+    """Random camera motions `old_T_new` (B, 4, 4) float32, Gaussian in every axis."""
+    w_B3 = torch.randn(count, 3, generator=generator) * settings.sigma_rad
+    t_B3 = torch.randn(count, 3, generator=generator) * (settings.sigma_m if has_depth else 0.0)
+    motion = torch.eye(4).repeat(count, 1, 1)
+    motion[:, :3, :3] = torch.linalg.matrix_exp(_skew(w_B3))
+    motion[:, :3, 3] = t_B3
+    return motion
+
+
+def render_views(
+    images_BSHW3: torch.Tensor,
+    depth_BShw: torch.Tensor | None,
+    world_T_source_BS44: torch.Tensor,
+    world_T_view_B44: torch.Tensor,
+    camera: Camera,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Renders views from posed source images.
+
+    Args:
+        images_BSHW3: uint8 RGB, S sources a view; the first is preferred.
+        depth_BShw: metres along z at any resolution, without holes; None to rotate only.
+        world_T_source_BS44, world_T_view_B44: camera poses, float32.
+        camera: the pinhole camera of sources and views.
+
+    Returns:
+        Images (B, 3, H, W) float32 in [0, 255], and which pixels were seen by a source (B, H, W).
+    """
+    B, S, H, W, _ = images_BSHW3.shape
+    source_T_view = torch.linalg.solve(world_T_source_BS44, world_T_view_B44[:, None])
+    if depth_BShw is None:
+        # At infinity only the rotation counts: the homography K R K^-1.
+        source_T_view = source_T_view.clone()
+        source_T_view[..., :3, 3] = 0
+        z_BHW = torch.ones(B, H, W, device=images_BSHW3.device)
+    else:
+        z_BHW = _splat(depth_BShw, torch.linalg.inv(source_T_view), camera)
+        z_BHW = F.interpolate(z_BHW[:, None], (H, W), mode='nearest')[:, 0]
+    points_B3P = _rays(camera, H, W, z_BHW.device) * z_BHW.flatten(1)[:, None]
+
+    colour = torch.zeros(B, 3, H, W, device=z_BHW.device)
+    seen = torch.zeros(B, H, W, dtype=torch.bool, device=z_BHW.device)
+    for s in range(S):
+        T = source_T_view[:, s]
+        grid, z, inside = _look_up(points_B3P, T, camera, H, W)
+        source = images_BSHW3[:, s].permute(0, 3, 1, 2).float()
+        found = F.grid_sample(source, grid, padding_mode='border', align_corners=False)
+        if depth_BShw is not None:
+            there = F.grid_sample(
+                depth_BShw[:, s : s + 1].float(), grid, padding_mode='border', align_corners=False
+            )[:, 0]
+            inside &= z < there * 1.08 + 0.03  # otherwise something stands in front
+        take = inside & ~seen
+        if s == 0:
+            colour = found  # unseen pixels keep the first source's nearest colour
+            seen = take
+        else:
+            colour = torch.where(take[:, None], found, colour)
+            seen = seen | take
+    return colour, seen
+
+
+def change_light(image_B3HW: torch.Tensor, settings: ViewSettings, generator) -> torch.Tensor:
+    """Random exposure, white balance, gamma and noise; images in [0, 255]. Geometry is kept."""
+    B, device = len(image_B3HW), image_B3HW.device
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator).to(device)
+
+    gain = torch.exp(normal(B, 1, 1, 1) * settings.brightness)
+    gain = gain * torch.exp(normal(B, 3, 1, 1) * settings.colour)
+    gamma = torch.exp(normal(B, 1, 1, 1) * settings.gamma)
+    image = (image_B3HW / 255).clamp(1e-4, 1).pow(gamma) * gain * 255
+    if settings.noise:
+        noise = torch.empty_like(image).normal_(generator=_on(device, generator))
+        image = image + noise * settings.noise
+    return image.clamp(0, 255)
+
+
+def _on(device, generator):
+    """A generator of that device that continues the stream of a CPU generator."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _skew(w_B3: torch.Tensor) -> torch.Tensor:
+    x, y, z = w_B3.unbind(-1)
+    o = torch.zeros_like(x)
+    return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+
+
+def _rays(camera: Camera, h: int, w: int, device) -> torch.Tensor:
+    """Directions (3, h*w) with z = 1 through the pixel centres of the camera at size w x h."""
+    c = camera.scaled(w, h)
+    v, u = torch.meshgrid(
+        torch.arange(h, device=device), torch.arange(w, device=device), indexing='ij'
+    )
+    return torch.stack(
+        [(u.flatten() - c.cx) / c.fx, (v.flatten() - c.cy) / c.fy, torch.ones(h * w, device=device)]
+    )
+
+
+def _splat(depth_BShw: torch.Tensor, view_T_source_BS44: torch.Tensor, camera: Camera):
+    """Z-buffer (B, h, w) of the view, holes filled from behind."""
+    B, S, h, w = depth_BShw.shape
+    c = camera.scaled(w, h)
+    points = _rays(camera, h, w, depth_BShw.device) * depth_BShw.float().flatten(2)[:, :, None]
+    points = view_T_source_BS44[..., :3, :3] @ points + view_T_source_BS44[..., :3, 3:]
+    x, y, z = points.transpose(1, 2).flatten(2).unbind(1)  # each (B, S*h*w)
+    near = z > 0.05
+    safe = z.clamp(min=0.05)
+    u, v = x / safe * c.fx + c.cx, y / safe * c.fy + c.cy
+    buffer = torch.full((B, h * w), _BEHIND, device=z.device)
+    # Each point covers the four pixels around it: a view from closer by has no cracks.
+    for du in (0, 1):
+        for dv in (0, 1):
+            ui, vi = (torch.floor(u) + du).long(), (torch.floor(v) + dv).long()
+            inside = near & (ui >= 0) & (ui < w) & (vi >= 0) & (vi < h)
+            index = torch.where(inside, vi * w + ui, 0)
+            buffer.scatter_reduce_(1, index, torch.where(inside, z, _BEHIND), 'amin')
+    buffer = buffer.view(B, 1, h, w)
+    for _ in range(6):
+        empty = buffer >= _BEHIND
+        # Background fills a hole: what is newly seen beside an edge lies behind it.
+        known = torch.where(empty, 0.0, buffer)
+        grown = F.max_pool2d(known, 5, 1, 2)
+        buffer = torch.where(empty & (grown > 0), grown, buffer)
+    far = torch.where(buffer >= _BEHIND, 0.0, buffer).amax((1, 2, 3), keepdim=True).clamp(min=0.1)
+    return torch.where(buffer >= _BEHIND, far, buffer)[:, 0]
+
+
+def _look_up(points_B3P, source_T_view_B44, camera: Camera, H: int, W: int):
+    """Where view points fall in a source: grid for grid_sample, depth there, and visibility."""
+    p = source_T_view_B44[:, :3, :3] @ points_B3P + source_T_view_B44[:, :3, 3:]
+    z = p[:, 2].clamp(min=1e-3)
+    u = p[:, 0] / z * camera.fx + camera.cx
+    v = p[:, 1] / z * camera.fy + camera.cy
+    inside = (p[:, 2] > 0.05) & (u > -0.5) & (u < W - 0.5) & (v > -0.5) & (v < H - 0.5)
+    # grid_sample without align_corners puts the centre of pixel u at (2 u + 1) / W - 1.
+    grid = torch.stack([(2 * u + 1) / W - 1, (2 * v + 1) / H - 1], -1)
+    return grid.view(-1, H, W, 2).clamp(-4, 4), z.view(-1, H, W), inside.view(-1, H, W)
