@@ -21,7 +21,7 @@ export MPLBACKEND ?= Agg
 help:  ## say what can be made
 	@echo 'pose_reloc: camera relocalization for ROS 2'
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s%s\n", $$1, $$2}' Makefile
 	@echo
 	@echo 'make env PYTHON=/path/to/python3.11   chooses the interpreter'
 	@echo 'make test PYTEST_ARGS="-k geometry"   passes options to pytest'
@@ -31,7 +31,7 @@ env: $(VENV)/.built  ## build the environment in .venv: once, 2 to 6 minutes, 7 
 demo: env  ## render a room, train, replay it through the real node; writes demo/report.html
 	@$(VENV)/bin/pose_reloc demo --out demo
 
-test: env  ## run all tests (POSE_RELOC_DATA=folder adds those on real data)
+test: env  ## run all tests (POSE_RELOC_DATA=FOLDER adds those on real data)
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: env  ## check style and format (fix: .venv/bin/ruff check --fix . ; .venv/bin/ruff format .)

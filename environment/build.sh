@@ -18,7 +18,13 @@ unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 step=0
 begin() { step=$((step + 1)); echo "[$step/$STEPS] $1"; }
 
-fail() { printf 'make env: %s\n' "$@" >&2; exit 1; }
+# Says what is wrong (first argument) and what to do (the others, a line each), and ends.
+fail() {
+    echo "make env: $1" >&2
+    shift
+    (($# == 0)) || printf '  %s\n' "$@" >&2
+    exit 1
+}
 
 is_python311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
 
@@ -31,13 +37,13 @@ find_python() {
             return
         fi
     done
-    local found
-    found=$("${PYTHON:-python3}" --version 2>&1 || true)
-    fail "needs Python 3.11, because the ROS 2 wheels on PyPI exist for no other; found: ${found:-none}." \
-        "  Debian 12, Ubuntu 22.04:  $APT" \
-        '  Ubuntu 24.04 and others:  install uv, then: uv python install 3.11' \
-        '                            (or python3.11 from the deadsnakes PPA)' \
-        '  then: make env PYTHON=/path/to/python3.11' \
+    local found=${PYTHON:-python3}
+    found=$(command -v "$found" >/dev/null && "$found" --version 2>&1 || echo "no $found")
+    fail "needs Python 3.11: the ROS 2 wheels on PyPI exist for no other. Found: $found." \
+        "Debian 12, Ubuntu 22.04:  $APT" \
+        'Ubuntu 24.04 and others:  install uv, then: uv python install 3.11' \
+        '                          (or python3.11 and its -venv and -dev from the deadsnakes PPA)' \
+        'then name it, if it is not found by itself: make env PYTHON=/path/to/python3.11' \
         'On a machine with a ROS 2 distribution use colcon instead: see the README.'
 }
 

@@ -106,9 +106,7 @@ def rotation_angle(R):
     skew = np.stack(
         [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1
     )
-    return np.arctan2(
-        np.linalg.norm(skew, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0
-    )
+    return np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
 
 
 def pose_error(a_T_true, a_T_estimate):

@@ -49,8 +49,9 @@ class SceneModel:
         header: see `SceneHeader`.
         weights: state dict of `network.PoseRegressor`, name to array.
         train_world_T_camera: poses (N, 4, 4) of the training images.
-        train_features: pooled backbone features (N, F), float16, of the training images, rows of
-            unit length: for retrieval.
+        start_backbone: state dict, float16, of the backbone before training: with the next field,
+            the retrieval baseline of every evaluation. The robot does not use it.
+        start_features: its features (N, F), float16, of the training images; rows of unit length.
         covariance_66: (6, 6) of a regressed camera pose, measured on held-out frames; axes of the
             scene's world, order (x, y, z, rotX, rotY, rotZ).
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
@@ -59,7 +60,8 @@ class SceneModel:
     header: SceneHeader
     weights: dict[str, np.ndarray]
     train_world_T_camera: np.ndarray
-    train_features: np.ndarray
+    start_backbone: dict[str, np.ndarray]
+    start_features: np.ndarray
     covariance_66: np.ndarray
     map_T_scene: np.ndarray = field(default_factory=lambda: np.eye(4))
 
@@ -67,7 +69,7 @@ class SceneModel:
         N = len(self.train_world_T_camera)
         shapes = {
             'train_world_T_camera': (self.train_world_T_camera, (N, 4, 4)),
-            'train_features': (self.train_features, (N, self.train_features.shape[-1])),
+            'start_features': (self.start_features, (N, self.start_features.shape[-1])),
             'covariance_66': (self.covariance_66, (6, 6)),
             'map_T_scene': (self.map_T_scene, (4, 4)),
         }
@@ -105,9 +107,10 @@ class SceneModel:
             'recipe': self.header.recipe,
         }
         tensors = {f'network.{name}': array for name, array in self.weights.items()}
-        for name in ('train_world_T_camera', 'train_features', 'covariance_66', 'map_T_scene'):
+        tensors |= {f'start.{name}': array for name, array in self.start_backbone.items()}
+        for name in ('train_world_T_camera', 'start_features', 'covariance_66', 'map_T_scene'):
             tensors[name] = getattr(self, name)
-        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        tensors = {name: np.asarray(array, order='C') for name, array in tensors.items()}
         write_atomically(Path(path), save(tensors, {_KEY: json.dumps(header)}))
 
     @classmethod
@@ -122,8 +125,8 @@ class SceneModel:
         try:
             with _open(path) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            weights = {n[8:]: tensors.pop(n) for n in list(tensors) if n.startswith('network.')}
-            return cls(header, weights, **tensors)
+            weights = _take(tensors, 'network.')
+            return cls(header, weights, start_backbone=_take(tensors, 'start.'), **tensors)
         except SceneError as error:
             raise SceneError(f'scene {path} is damaged: {error}; train it again') from error
         except Exception as error:  # safetensors' own error type, TypeError of missing tensors
@@ -147,6 +150,12 @@ class SceneModel:
                 f'scene {self.header.name}: the weights do not fit its network: {error}'
             ) from error
         return network.eval()
+
+
+def _take(tensors: dict, prefix: str) -> dict[str, np.ndarray]:
+    """Removes the tensors of this prefix and returns them without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def read_header(path: str | Path) -> SceneHeader:

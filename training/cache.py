@@ -110,7 +110,9 @@ def _key(samples: list[Sample], settings: CacheSettings) -> str:
         try:
             stat = sample.image_path.stat()
         except OSError as error:
-            raise DatasetError(f'cannot read image {sample.image_path}: {error.strerror}') from error
+            raise DatasetError(
+                f'cannot read image {sample.image_path}: {error.strerror}'
+            ) from error
         digest.update(f'{sample.image_path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}'.encode())
         digest.update(json.dumps(sample.camera.to_dict()).encode())
         digest.update(np.ascontiguousarray(sample.world_T_camera, dtype=np.float64).tobytes())

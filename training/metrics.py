@@ -115,9 +115,7 @@ def nees(residual_N6, covariance) -> np.ndarray:
         covariance: (6, 6) or one per frame (N, 6, 6), positive definite.
     """
     residual_N6 = np.asarray(residual_N6, dtype=np.float64).reshape(-1, 6)
-    covariance = np.broadcast_to(
-        np.asarray(covariance, dtype=np.float64), (len(residual_N6), 6, 6)
-    )
+    covariance = np.broadcast_to(np.asarray(covariance, dtype=np.float64), (len(residual_N6), 6, 6))
     solved = np.linalg.solve(covariance, residual_N6[..., None])[..., 0]
     return np.einsum('ni,ni->n', residual_N6, solved)
 

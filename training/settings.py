@@ -28,11 +28,11 @@ class TrainSettings:
     short_side: int = 256  # of the network's input, pixels
     points: int = 512  # 3D points kept per image
     epochs: int = 5000
-    minutes: float | None = None  # sets the epochs to what fits, measured at the start
+    minutes: float | None = None  # stop after this time instead; the schedule follows the clock
     batch: int = 64  # the last partial batch is dropped
     learning_rate: float = 1e-4
     schedule: str = 'constant'  # or 'cosine', which ends at zero
-    warmup_epochs: float = 0.0  # the learning rate rises linearly over these
+    warmup: float = 0.0  # fraction of the run over which the learning rate rises linearly
     normalize_translation: bool = False  # the head works in units of the scene's extent
     validation: float = 0.1  # fraction of the training images held out, in blocks
     validate_every: int = 50  # epochs
@@ -50,6 +50,8 @@ class TrainSettings:
             raise SettingsError(f'validation must lie in [0, 0.9), got {self.validation}')
         if self.schedule not in ('constant', 'cosine'):
             raise SettingsError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
+        if not 0 <= self.warmup < 1:
+            raise SettingsError(f'warmup must lie in [0, 1), got {self.warmup}')
         if self.minutes is not None and self.minutes <= 0:
             raise SettingsError(f'minutes must be positive, got {self.minutes}')
 

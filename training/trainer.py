@@ -28,18 +28,23 @@ from training.settings import TrainSettings
 from training.view_synthesis import change_light, render_views, sample_motion
 
 
+_BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
+
+
 @dataclass
 class TrainingResult:
     """What a run leaves behind.
 
     Attributes:
         network: the best state, on the CPU, in evaluation mode.
+        start_backbone: state dict of the backbone before training.
         history: one row per validation: epoch, loss, medians.
         recipe: what a scene file should remember of the run.
         world_T_camera_held_out: pairs (truth, estimate) of the held-out frames, each (N, 4, 4).
     """
 
     network: PoseRegressor
+    start_backbone: dict[str, torch.Tensor]
     history: list[dict] = field(default_factory=list)
     recipe: dict = field(default_factory=dict)
     world_T_camera_held_out: tuple[np.ndarray, np.ndarray] | None = None
@@ -58,7 +63,6 @@ def train(cache: TrainingCache, sequences: list[str], settings: TrainSettings) -
         SettingsError, WeightsError: settings that cannot work here.
     """
     trainer = _Trainer(cache, sequences, settings)
-    trainer.plan_epochs()
     trainer.loop()
     return trainer.result()
 
@@ -105,7 +109,8 @@ class _Trainer:
             eps=self.loss.adam_eps,
             fused=True,
         )
-        self.epochs = settings.epochs
+        self.images_seen = 0
+        self.last_result = ''
         self.epoch = 0
         self.history: list[dict] = []
         self.best: dict[str, torch.Tensor] | None = None
@@ -115,6 +120,7 @@ class _Trainer:
     def _network(self):
         network = PoseRegressor(self.settings.network)
         weights = load_backbone_weights(network, self.settings.backbone_weights)
+        self.start_backbone = {k: v.clone() for k, v in network.backbone.state_dict().items()}
         if self.settings.normalize_translation:
             poses = self.cache.world_T_camera[self.train_index.numpy()]
             centre = poses[:, :3, 3].mean(0)
@@ -127,33 +133,17 @@ class _Trainer:
     def steps_per_epoch(self) -> int:
         return len(self.train_index) // self.settings.batch
 
-    def plan_epochs(self) -> None:
-        """With a budget of minutes: measures some steps and sets the number of epochs to fit."""
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, in [0, 1]: of the minutes where given, else of the epochs."""
         if self.settings.minutes is None:
-            return
-        state = {k: v.clone() for k, v in self.network.state_dict().items()}
-        generator = torch.Generator().manual_seed(0)
-        index = self.train_index[: self.settings.batch]
-        rate = self.optimizer.param_groups[0]['lr']
-        self.optimizer.param_groups[0]['lr'] = 0.0
-        seconds = []
-        for _ in range(5):
-            start = time.perf_counter()
-            float(self._step(index, generator))
-            seconds.append(time.perf_counter() - start)
-        self.optimizer.state.clear()
-        self.optimizer.param_groups[0]['lr'] = rate
-        self.network.load_state_dict(state)
-        # The first steps pick kernels; 5 % are left for validation and for a slower machine.
-        per_epoch = float(np.median(seconds[2:])) * self.steps_per_epoch * 1.05
-        self.epochs = max(1, int(self.settings.minutes * 60 / per_epoch))
+            return self.epoch / self.settings.epochs
+        return min(1.0, (time.perf_counter() - self.started) / (self.settings.minutes * 60))
 
     def loop(self) -> None:
         settings = self.settings
-        total = self.epochs * self.steps_per_epoch
-        bar = tqdm(total=total * settings.batch, desc='training', unit='img', disable=None)
-        with bar:
-            while self.epoch < self.epochs:
+        with tqdm(total=100, desc='training', unit='%', disable=None, bar_format=_BAR) as bar:
+            while self.progress < 1:
                 value = self._one_epoch(bar)
                 self.epoch += 1
                 if not math.isfinite(value):
@@ -161,7 +151,7 @@ class _Trainer:
                         f'the loss became {value} in epoch {self.epoch}; lower --learning-rate '
                         f'(now {settings.learning_rate}) or check the poses with `pose_reloc inspect`'
                     )
-                if self.epoch % settings.validate_every == 0 or self.epoch == self.epochs:
+                if self.epoch % settings.validate_every == 0 or self.progress >= 1:
                     self._validate(value, bar)
 
     def _one_epoch(self, bar) -> float:
@@ -171,10 +161,11 @@ class _Trainer:
         self.network.train()
         total = torch.zeros((), device=self.device)
         for step in range(self.steps_per_epoch):
-            self._set_learning_rate(self.epoch + step / self.steps_per_epoch)
+            self._set_learning_rate(step / self.steps_per_epoch)
             index = order[step * settings.batch : (step + 1) * settings.batch]
             total += self._step(index, generator)
-            bar.update(len(index))
+            self.images_seen += len(index)
+            self._show(bar)
         return float(total) / self.steps_per_epoch  # the only synchronisation of the epoch
 
     def _step(self, index: torch.Tensor, generator) -> torch.Tensor:
@@ -187,15 +178,23 @@ class _Trainer:
         self.optimizer.step()
         return loss.detach()
 
-    def _set_learning_rate(self, epoch: float) -> None:
+    def _set_learning_rate(self, fraction_of_epoch: float) -> None:
         settings = self.settings
+        progress = self.progress
+        if settings.minutes is None:
+            progress += fraction_of_epoch / settings.epochs
         rate = settings.learning_rate
         if settings.schedule == 'cosine':
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / self.epochs)))
-        if epoch < settings.warmup_epochs:
-            rate *= (epoch + 1 / self.steps_per_epoch) / settings.warmup_epochs
+            rate *= 0.5 * (1 + math.cos(math.pi * progress))
+        if progress < settings.warmup:
+            rate *= max(progress / settings.warmup, 0.01)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
+
+    def _show(self, bar) -> None:
+        rate = self.images_seen / (time.perf_counter() - self.started)
+        bar.set_postfix_str(f'epoch {self.epoch + 1}, {rate:.0f} img/s{self.last_result}', False)
+        bar.update(round(100 * self.progress, 1) - bar.n)
 
     def _validate(self, loss: float, bar) -> None:
         row = {'epoch': self.epoch, 'seconds': time.perf_counter() - self.started, 'loss': loss}
@@ -205,13 +204,14 @@ class _Trainer:
             row |= {k: metrics[k] for k in ('median_position_m', 'median_rotation_deg')}
             # Scale-free: the product falls by the same factor as either of the two medians.
             score = metrics['median_position_m'] * metrics['median_rotation_deg']
-            bar.set_postfix_str(
-                f'loss {loss:.4g}, held out {row["median_position_m"]:.2f} m '
+            self.last_result = (
+                f', loss {loss:.3g}, held out {row["median_position_m"]:.2f} m '
                 f'{row["median_rotation_deg"]:.1f} deg'
             )
         else:
             score = -self.epoch  # nothing held out: the last state
-            bar.set_postfix_str(f'loss {loss:.4g}')
+            self.last_result = f', loss {loss:.3g}'
+        self._show(bar)
         self.history.append(row)
         if score < self.best_score:
             self.best_score = score
@@ -236,18 +236,21 @@ class _Trainer:
                 self.cache.world_T_camera[self.held_out_index],
                 self.predict(self.held_out_index),
             )
+        seconds = time.perf_counter() - self.started
         recipe = {
             'settings': self.settings.to_dict(),
-            'epochs': self.epochs,
+            'epochs': self.epoch,
+            'images_per_second': round(self.images_seen / seconds, 1),
             'backbone_weights': self.weights,
             'images': len(self.train_index),
             'images_held_out': len(self.held_out_index),
-            'seconds': round(time.perf_counter() - self.started, 1),
+            'seconds': round(seconds, 1),
             'device': str(self.device),
             'precision': str(self.dtype).removeprefix('torch.'),
             'history': self.history,
         }
-        return TrainingResult(self.network.cpu().eval(), self.history, recipe, held_out)
+        network = self.network.cpu().eval()
+        return TrainingResult(network, self.start_backbone, self.history, recipe, held_out)
 
     def _autocast(self):
         if self.dtype == torch.float32:

@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
 
 from pose_reloc.errors import PoseRelocError, SettingsError
 from pose_reloc.ros import parameters
@@ -43,6 +44,8 @@ NODE_NAME = 'pose_reloc'
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
 _THROTTLE_S = 5.0
+# Dropped images that point to a wrong clock or a slow machine, rather than to a busy camera.
+_WORTH_A_WARNING = (('stamp is zero',), ('no clock',), ('too old',), ('in the future',))
 
 
 def load_relocalizer(settings: parameters.NodeSettings):
@@ -64,8 +67,27 @@ def check_scene(settings: parameters.NodeSettings) -> None:
     read_header(settings.scene)
 
 
+def image_topics(node, transport: str) -> tuple[str, str]:
+    """Topics of the images and of their camera_info, fully qualified, remappings applied.
+
+    Remapping `image` is enough: `image/compressed` and the sibling `camera_info` follow it, as
+    they do with image_transport, unless they are remapped themselves.
+    """
+    image = node.resolve_topic_name('image')
+    topic = image
+    if transport == 'compressed':
+        topic = _explicit(node, 'image/compressed') or f'{image}/compressed'
+    return topic, _explicit(node, 'camera_info') or f'{image.rsplit("/", 1)[0]}/camera_info'
+
+
+def _explicit(node, name: str) -> str:
+    """The topic that a remapping rule gives to `name`, or an empty string without such a rule."""
+    resolved = node.resolve_topic_name(name)
+    return '' if resolved == node.resolve_topic_name(name, only_expand=True) else resolved
+
+
 class RelocNode(LifecycleNode):
-    """See the module. Topics and parameters are described in docs/parameters.md.
+    """See the module. Topics are described in docs/architecture.md, parameters in parameters.md.
 
     Args:
         load, check: replace `load_relocalizer` and `check_scene`, for tests.
@@ -82,37 +104,42 @@ class RelocNode(LifecycleNode):
         self._failure = ''
         self._facts: dict[str, str] = {}
         self._image_topic = ''
-        self._worker: Worker | None = None
-        self._pipeline: Pipeline | None = None
-        self._relocalizer = None
-        self._tf_output: TfOutput | None = None
+        self._epoch = 0
+        self._relocalizer = self._pipeline = self._worker = None
+        self._transforms = self._tf_output = None
         self._closers: list = []
+        self._camera_pose = self._pose = self._status = None
+        self._said = Notices(self.get_logger().warning, self.get_logger().info)
         self.statistics = Statistics()
         self.settings = parameters.NodeSettings()
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._notices = Notices(self.get_logger().warning, self.get_logger().info)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._pose = self.create_lifecycle_publisher(PoseWithCovarianceStamped, '~/pose', 10)
         self._camera_pose = self.create_lifecycle_publisher(
             PoseWithCovarianceStamped, '~/camera_pose', 10
         )
         self._status = self.create_lifecycle_publisher(DiagnosticArray, '~/status', 50)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Steady time, so that diagnostics come even while a simulated clock stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self.publish_diagnostics, clock=self._steady)
-        threshold = JumpThreshold(
+        backward = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
         )
         self._jump_handle = self.get_clock().create_jump_callback(
-            threshold, post_callback=self._on_clock_jump
+            backward, post_callback=self._on_clock_jump
         )
-
-    # Lifecycle ------------------------------------------------------------------------------
 
     def start(self) -> bool:
         """Configures and activates; False, with the reason logged, if either fails."""
         return self.trigger_configure() == _SUCCESS and self.trigger_activate() == _SUCCESS
+
+    def close(self) -> None:
+        """Stops the inference thread and destroys the node."""
+        self._release()
+        self.destroy_node()
+
+    # Lifecycle
 
     def on_configure(self, state):
         """Reads and checks parameters and the scene's header."""
@@ -139,15 +166,15 @@ class RelocNode(LifecycleNode):
         return super().on_shutdown(state)
 
     def on_error(self, state):
-        """Frees everything and goes back to unconfigured."""
+        """Frees everything; the node is unconfigured then."""
         self._release()
         return _SUCCESS
 
     def _transition(self, name: str, action, state, then):
-        """Runs a transition; a failure leaves nothing behind and is logged and diagnosed."""
+        """Runs a transition; a failure is logged, diagnosed, and leaves nothing behind."""
         try:
             action()
-        except Exception as error:  # an exception would leave rclpy's state machine silent
+        except Exception as error:  # rclpy would swallow it without a word
             self._release()
             known = isinstance(error, PoseRelocError)
             self._failure = str(error) if known else f'{type(error).__name__}: {error}'
@@ -163,51 +190,238 @@ class RelocNode(LifecycleNode):
 
     def _activate(self) -> None:
         start = time.perf_counter()
-        self._relocalizer = relocalizer = self._load(self.settings)
+        self._relocalizer = self._load(self.settings)
         loaded = time.perf_counter()
-        relocalizer.warm_up()
-        done = time.perf_counter()
-        name = relocalizer.scene.header.name
+        self._relocalizer.warm_up()
+        warm = time.perf_counter()
         self._facts = {
-            'scene': name,
+            'scene': self._relocalizer.scene.header.name,
             'scene file': self.settings.scene,
-            'device': str(relocalizer.device),
-            'precision': str(relocalizer.dtype).removeprefix('torch.'),
+            'device': str(self._relocalizer.device),
+            'precision': str(self._relocalizer.dtype).removeprefix('torch.'),
             'tf_mode': self.settings.tf_mode,
         }
-        self.statistics.reset()
         self._open()
         self._active = True
         self.get_logger().info(
-            f"scene '{name}' loaded in {loaded - start:.1f} s, warmed up in {done - loaded:.1f} s "
-            f"on {relocalizer.device}; waiting for images on '{self._image_topic}'"
+            f"scene '{self._facts['scene']}' loaded in {loaded - start:.1f} s, warmed up in "
+            f'{warm - loaded:.1f} s on {self._facts["device"]}; waiting for images on '
+            f"'{self._image_topic}'"
         )
 
     def _open(self) -> None:
-        """Opens TF, the inference thread and, last, the subscriptions."""
-        transforms = open_transforms(self)
-        self._closers.append(transforms.close)
-        camera_topic = self._open_images_later()
+        """Opens TF, the inference thread and, last, the subscriptions to images."""
+        settings = self.settings
+        self._image_topic, camera_topic = image_topics(self, settings.image_transport)
+        self._transforms = open_transforms(self)
+        self._closers.append(self._transforms.close)
+        self._open_tf_output()
         camera = CameraSource(
-            self.settings.rectified, self._notices, lambda: self.count_publishers(camera_topic) > 0
+            settings.rectified, self._said, lambda: self.count_publishers(camera_topic) > 0
         )
         self._pipeline = Pipeline(
-            self.settings,
-            self._relocalizer,
-            transforms,
-            camera,
-            self._notices,
-            lambda: self.get_clock().now().nanoseconds,
+            settings, self._relocalizer, self._transforms, camera, self._said, self._now,
             lambda text: self.get_logger().error(text, throttle_duration_sec=_THROTTLE_S),
-        )
-        self._transforms = transforms
-        self._open_tf_output(transforms)
+        )  # fmt: skip
+        self.statistics.reset()
         self._worker = Worker(self._process)
-        kind = CompressedImage if self.settings.image_transport == 'compressed' else Image
-        self._subscribe(CameraInfo, camera_topic, camera.update, 5, ReliabilityPolicy.BEST_EFFORT)
-        reliability = {
-            'best_effort': ReliabilityPolicy.BEST_EFFORT,
-            'reliable': ReliabilityPolicy.RELIABLE,
-        }[self.settings.reliability]
-        depth = self.settings.queue_depth
-        self._subscribe(kind, self._image_topic, self._on_image, depth, reliability)
+        self._closers.append(self._stop_worker)
+        self._subscribe(
+            CameraInfo,
+            camera_topic,
+            camera.update,
+            QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
+        )
+        reliability = ReliabilityPolicy[settings.reliability.upper()]
+        self._subscribe(
+            CompressedImage if settings.image_transport == 'compressed' else Image,
+            self._image_topic,
+            self._on_image,
+            QoSProfile(depth=settings.queue_depth, reliability=reliability),
+        )
+
+    def _open_tf_output(self) -> None:
+        sender = TransformSender(self)
+        self._closers.append(sender.close)
+        output = TfOutput(self.settings, sender.send, self._transforms.lookup)
+        self._tf_output = output
+        if self.settings.tf_mode == 'map_to_odom':
+            period = 1.0 / self.settings.tf_rate
+            timer = self.create_timer(period, lambda: output.tick(self._now()), clock=self._steady)
+            self._closers.append(lambda: self.destroy_timer(timer))
+        if output.can_conflict:
+            self._subscribe(TFMessage, '/tf', lambda m: output.observe_message(m, False), 100)
+            self._subscribe(
+                TFMessage, '/tf_static', lambda m: output.observe_message(m, True), static_qos()
+            )
+
+    def _subscribe(self, kind, topic: str, callback, qos) -> None:
+        subscription = self.create_subscription(kind, topic, callback, qos)
+        self._closers.append(lambda: self.destroy_subscription(subscription))
+
+    def _stop_worker(self) -> None:
+        if not self._worker.stop():
+            self.get_logger().error('the inference thread did not end within 10 s')
+
+    def _release(self) -> None:
+        """Undoes `_activate`, as far as it came."""
+        self._active = False
+        for close in reversed(self._closers):  # image subscription, thread, TF: last opened first
+            close()
+        self._closers = []
+        self._worker = self._pipeline = self._relocalizer = None
+        self._transforms = self._tf_output = None
+        self._said.forget()
+        self._facts = {}
+        gc.collect()
+        torch = sys.modules.get('torch')
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    # Images
+
+    def _now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _on_image(self, message) -> None:
+        self.statistics.received()
+        self._displaced(self._worker.slot.put(Frame(message, time.perf_counter(), self._epoch)))
+
+    def _displaced(self, frame: Frame | None, reason: str = 'superseded') -> None:
+        if frame is not None:
+            stamp = stamp_ns(frame.message.header.stamp)
+            sentence = f'the image was {reason} before its turn came'
+            self._finish(Answer(Outcome.DROPPED, stamp, (reason,), sentence))
+
+    def _process(self, frame: Frame) -> None:
+        """Answers one image; runs in the inference thread."""
+        answer = self._pipeline.process(frame)
+        if frame.epoch != self._epoch:
+            self._displaced(frame, 'overtaken by a clock jump')
+            return
+        try:
+            start = time.perf_counter()
+            self._publish(answer)
+            end = time.perf_counter()
+            answer.timings |= {'publish': end - start, 'total': end - frame.received}
+            self._finish(answer)
+        except Exception as error:  # the context may be shut down under this thread
+            if self.context.ok() and self._active:
+                self.get_logger().error(f'a pose could not be published: {error}')
+
+    def _publish(self, answer: Answer) -> None:
+        frame = self.settings.map_frame
+        if answer.map_T_base is not None:
+            self._pose.publish(
+                pose_message(answer.stamp, frame, answer.map_T_base, answer.base_covariance_66)
+            )
+        if answer.map_T_camera is not None:
+            self._camera_pose.publish(
+                pose_message(answer.stamp, frame, answer.map_T_camera, answer.camera_covariance_66)
+            )
+        if answer.map_T_base is not None:
+            self._tf_output.answer(answer.stamp, answer.map_T_base, self._now())
+
+    def _finish(self, answer: Answer) -> None:
+        """Counts an image, tells about it on ~/status, and warns where a person can help."""
+        self.statistics.finished(answer.outcome, answer.reasons, answer.timings)
+        if answer.outcome is Outcome.FAILED or answer.reasons[:1] in _WORTH_A_WARNING:
+            self.get_logger().warning(
+                f'image {answer.outcome.value}: {answer.sentence}',
+                throttle_duration_sec=_THROTTLE_S,
+            )
+        if self._status.get_subscription_count() == 0:
+            return
+        table = {'reasons': ', '.join(answer.reasons), 'estimate': answer.status}
+        table |= {f'{stage} (ms)': f'{s * 1e3:.2f}' for stage, s in answer.timings.items()}
+        level = Level.OK if answer.outcome is Outcome.ANSWERED else Level.WARN
+        name = f'{self.get_name()}: {answer.outcome.value}'
+        status = status_message(level, name, answer.sentence, table, self._facts.get('scene', ''))
+        self._status.publish(array_message(answer.stamp, status))
+
+    def _on_clock_jump(self, jump) -> None:
+        """A looped bag or a restarted simulation: nothing from before may be used."""
+        self._epoch += 1
+        if not self._active:
+            return
+        self.get_logger().warning('the clock jumped back: starting again from nothing')
+        self._displaced(self._worker.slot.clear(), 'overtaken by a clock jump')
+        self._transforms.clear()
+        self._tf_output.clear()
+        self.statistics.reset()
+
+    # Parameters and diagnostics
+
+    def _on_parameters(self, changed) -> SetParametersResult:
+        ours = {p.name: p.value for p in changed if hasattr(self.settings, p.name)}
+        if not self._active or not ours:
+            return SetParametersResult(successful=True)
+        fixed = [
+            name
+            for name, value in ours.items()
+            if name not in parameters.dynamic_names() and value != getattr(self.settings, name)
+        ]
+        if fixed:
+            reason = f"'{fixed[0]}' cannot change while active: deactivate and clean up first"
+            return SetParametersResult(successful=False, reason=reason)
+        try:
+            self.settings = parameters.read(self, ours)
+        except SettingsError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._pipeline.settings = self._tf_output.settings = self.settings
+        return SetParametersResult(successful=True)
+
+    def publish_diagnostics(self) -> None:
+        """One message on /diagnostics."""
+        warnings, errors = self._said.sentences(), ()
+        if self._tf_output is not None:
+            warnings += tuple(filter(None, [self._tf_output.problem]))
+            errors = tuple(filter(None, [self._tf_output.conflict()]))
+        health = Health(
+            self._active, self._failure, warnings, errors, self._image_topic,
+            self.settings.image_timeout, self.settings.lost_timeout, self._facts,
+        )  # fmt: skip
+        numbers = self.statistics.snapshot()
+        level, sentence = verdict(health, numbers)
+        name = f'{self.get_name()}: localization'
+        table = values(health, numbers)
+        status = status_message(level, name, sentence, table, self._facts.get('scene', ''))
+        self._diagnostics.publish(array_message(self._now(), status))
+
+
+def main(args=None) -> int:
+    """Runs the node until it is interrupted. Returns 2 if it cannot start."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = RelocNode()
+        if node.get_parameter('autostart').value and not node.start():
+            return 2
+        _spin(node)
+    except PoseRelocError as error:
+        print(f'reloc_node: {error}', file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.close()
+        if rclpy.ok():
+            rclpy.shutdown()
+    return 0
+
+
+def _spin(node: RelocNode) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            raise
+        except Exception as error:  # Humble raises from an impossible lifecycle request
+            node.get_logger().error(f'{type(error).__name__} in a callback: {error}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

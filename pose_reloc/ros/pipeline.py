@@ -37,10 +37,17 @@ _PATIENT_LOOKUPS = 5
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message and when it was received (time.perf_counter, seconds)."""
+    """An image message, when it was received, and how often the clock had jumped back then.
+
+    Attributes:
+        message: sensor_msgs/Image or CompressedImage.
+        received: time.perf_counter(), seconds.
+        epoch: number of backward jumps of the clock so far.
+    """
 
     message: object
     received: float
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,11 @@ class Notices:
             held = self._standing.pop(name, None)
         if held is not None and sentence:
             self._info(sentence)
+
+    def forget(self) -> None:
+        """Drops all conditions without a word."""
+        with self._lock:
+            self._standing = {}
 
     def sentences(self) -> tuple[str, ...]:
         """All that hold now."""

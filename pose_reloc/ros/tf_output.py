@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pose_reloc.ros.messages import stamp_ns
 from pose_reloc.ros.parameters import NodeSettings
 from pose_reloc.ros.transforms import TransformError
 
@@ -64,6 +65,13 @@ class TfOutput:
         """True for the modes whose child frame others may publish too."""
         return self.settings.tf_mode in ('map_to_odom', 'map_to_base')
 
+    def observe_message(self, message, static: bool) -> None:
+        """Takes a tf2_msgs/TFMessage seen on /tf, or on /tf_static where `static`."""
+        for item in message.transforms:
+            if item.child_frame_id.lstrip('/') == self.child:
+                parent, x = item.header.frame_id, item.transform.translation.x
+                self.observe(parent, self.child, stamp_ns(item.header.stamp), x, static)
+
     def observe(self, parent: str, child: str, stamp: int, x: float, static: bool) -> None:
         """Takes a transform seen on /tf, our own included, and remembers foreign owners.
 
@@ -73,8 +81,6 @@ class TfOutput:
             x: of its translation, which with the stamp tells our own messages from others.
             static: seen on /tf_static, so it will not be repeated.
         """
-        if child.lstrip('/') != self.child:
-            return
         with self._lock:
             if (stamp, x) in self._own:
                 return

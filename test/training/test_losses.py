@@ -210,11 +210,11 @@ def test_homography_sees_a_hundredth_of_a_degree_in_float32():
 def test_both_signs_of_a_quaternion_give_the_same_loss(name):
     prediction, target = random_batch(8)
     loss = make(name)
-    value = float(loss(prediction, target))
+    value = loss(prediction, target).item()
     flipped = target._replace(c_q_w=-target.c_q_w)
-    assert float(loss(prediction, flipped)) == pytest.approx(value, rel=1e-12)
+    assert loss(prediction, flipped).item() == pytest.approx(value, rel=1e-12)
     opposite = prediction._replace(c_q_w=-prediction.c_q_w)
-    assert float(loss(opposite, target)) == pytest.approx(value, rel=1e-12)
+    assert loss(opposite, target).item() == pytest.approx(value, rel=1e-12)
 
 
 @pytest.mark.parametrize('name', [name for name in LOSSES if name not in ('posenet', 'maxerror')])
@@ -222,7 +222,7 @@ def test_the_norm_of_the_raw_quaternion_does_not_count(name):
     prediction, target = random_batch(9)
     loss = make(name)
     scaled = prediction._replace(c_q_w=7 * prediction.c_q_w)
-    assert float(loss(scaled, target)) == pytest.approx(float(loss(prediction, target)), rel=1e-12)
+    assert loss(scaled, target).item() == pytest.approx(loss(prediction, target).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize('settings', [{}, {'norm': 'l2'}, {'unit_quaternion': True}])
@@ -297,19 +297,19 @@ def test_posenet_by_hand():
     target = PoseTarget(tensor([[1, 2, 3], [0, 0, 0]]), tensor([[1, 0, 0, 0], [0, 1, 0, 0]]))
     prediction = PosePrediction(tensor([[1, 5, 7], [0, 0, 2]]), tensor([[3, 0, 0, 0], [0, 1, 0, 0]]))
     # (5 + 500 * 2 + 2 + 0) / 2 with the raw quaternion, (5 + 0 + 2 + 0) / 2 with the unit one.
-    assert float(make('posenet')(prediction, target)) == pytest.approx(503.5)
-    assert float(make('posenet', beta=10.0)(prediction, target)) == pytest.approx(13.5)
-    assert float(make('posenet', unit_quaternion=True)(prediction, target)) == pytest.approx(3.5)
+    assert make('posenet')(prediction, target).item() == pytest.approx(503.5)
+    assert make('posenet', beta=10.0)(prediction, target).item() == pytest.approx(13.5)
+    assert make('posenet', unit_quaternion=True)(prediction, target).item() == pytest.approx(3.5)
 
 
 def test_homoscedastic_by_hand():
     target = PoseTarget(tensor([[0, 0, 0]]), tensor([[1, 0, 0, 0]]))
     prediction = PosePrediction(tensor([[0, 3, -4]]), tensor([[1.2, 0, 1.6, 0]]))  # (0.6, 0, 0.8, 0)
     l1 = 7 + (0.4 + 0.8) * math.exp(3) - 3
-    assert float(make('homoscedastic')(prediction, target)) == pytest.approx(l1)
+    assert make('homoscedastic')(prediction, target).item() == pytest.approx(l1)
     l2 = 5 * math.exp(-1) + 1 + math.sqrt(0.16 + 0.64) * math.exp(2) - 2
     found = make('homoscedastic', norm='l2', s_x=1.0, s_q=-2.0)(prediction, target)
-    assert float(found) == pytest.approx(l2)
+    assert found.item() == pytest.approx(l2)
 
 
 def test_maxerror_by_hand():
@@ -317,9 +317,9 @@ def test_maxerror_by_hand():
     target = PoseTarget(tensor([[0, 0, 0]]), tensor([[1, 0, 0, 0]]))
     loss = make('maxerror')
     near = PosePrediction(tensor([[0, 0.3, 0.4]]), tensor([sixty_degrees]))
-    assert float(loss(near, target)) == pytest.approx(60)  # 50 cm, 60 deg
+    assert loss(near, target).item() == pytest.approx(60)  # 50 cm, 60 deg
     away = PosePrediction(tensor([[0, 0.6, 0.8]]), tensor([sixty_degrees]))
-    assert float(loss(away, target)) == pytest.approx(100)  # 100 cm, 60 deg
+    assert loss(away, target).item() == pytest.approx(100)  # 100 cm, 60 deg
     long = near._replace(c_q_w=3 * near.c_q_w)
     found = make('maxerror', unit_norm_weight=0.5)(long, target)
     assert float(found) == pytest.approx(60 + 0.5 * 2**2)
@@ -404,16 +404,16 @@ def test_a_batch_is_the_mean_of_its_images(name):
         )
         for i in range(6)
     ]
-    assert float(loss(prediction, target)) == pytest.approx(np.mean(single), rel=1e-12)
+    assert loss(prediction, target).item() == pytest.approx(np.mean(single), rel=1e-12)
 
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_autocast_does_not_lower_the_precision(name):
     prediction, target = random_batch(16, dtype=torch.float32)
     loss = build_loss(LossSettings(name), (NEAR, FAR))
-    expected = float(loss(prediction, target))
+    expected = loss(prediction, target).item()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert float(loss(prediction, target)) == expected
+        assert loss(prediction, target).item() == expected
     half = PosePrediction(*(x.bfloat16() for x in prediction))
     value = loss(half, target)
     assert value.dtype == torch.float32

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from pose_reloc.errors import DatasetError
 # kind -> module; each has `load(path: Path, **options) -> Dataset`.
 LOADERS = {
     '7scenes': 'training.datasets.seven_scenes',
+    'cambridge': 'training.datasets.cambridge',
+    'colmap': 'training.datasets.colmap',
+    'bundler': 'training.datasets.bundler',
+    'tum': 'training.datasets.tum',
+    'csv': 'training.datasets.csv_poses',
 }
 
 
@@ -36,6 +42,7 @@ class Sample:
             camera, 0 where unknown; None where the source has no depth.
         points_loader: gives 3D points (N, 3) in the world that this image sees; None where the
             source has none.
+        image_loader: gives the image where the file alone is not it (undistorted on loading).
     """
 
     image_path: Path
@@ -45,6 +52,7 @@ class Sample:
     timestamp: float = 0.0
     depth_loader: Callable[[], np.ndarray] | None = field(default=None, repr=False)
     points_loader: Callable[[], np.ndarray] | None = field(default=None, repr=False)
+    image_loader: Callable[[], np.ndarray] | None = field(default=None, repr=False)
 
     def load_image(self) -> np.ndarray:
         """uint8 RGB (H, W, 3).
@@ -52,7 +60,7 @@ class Sample:
         Raises:
             DatasetError: the file is missing, damaged or of another size than its camera.
         """
-        image = read_image(self.image_path)
+        image = self.image_loader() if self.image_loader else read_image(self.image_path)
         if image.shape[:2] != (self.camera.height, self.camera.width):
             raise DatasetError(
                 f'{self.image_path} is {image.shape[1]}x{image.shape[0]} but its camera is '
@@ -110,15 +118,24 @@ class Dataset:
 def open_dataset(kind: str, path: str | Path, **options) -> Dataset:
     """Opens the dataset of this kind at this path.
 
+    Args:
+        options: keyword arguments of the source's `load`.
+
     Raises:
-        DatasetError: unknown kind, no such folder, or the folder is not such a dataset.
+        DatasetError: unknown kind or option, no such folder, or the folder is not such a dataset.
     """
     if kind not in LOADERS:
         raise DatasetError(f'unknown dataset kind {kind!r}; choose one of {", ".join(LOADERS)}')
     path = Path(path).expanduser()
     if not path.exists():
         raise DatasetError(f'no dataset at {path}: there is no such file or folder')
-    return import_module(LOADERS[kind]).load(path, **options)
+    load = import_module(LOADERS[kind]).load
+    known = list(signature(load).parameters)[1:]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        choice = ', '.join(known) or 'it has none'
+        raise DatasetError(f'{kind} datasets have no option {unknown[0]!r}; choose from: {choice}')
+    return load(path, **options)
 
 
 def read_image(path: Path, flags: int | None = None) -> np.ndarray:

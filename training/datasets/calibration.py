@@ -100,5 +100,8 @@ def _resized(camera: Camera, width: int, height: int, file: Path) -> Camera:
 def _read_matrix(file: Path) -> np.ndarray:
     lines = list(read_lines(file))
     if len(lines) != 3:
-        raise DatasetError(f'{file} must hold the 3x3 calibration matrix, it has {len(lines)} lines')
-    return np.array([line.numbers(line.words('a b c')) for line in lines])
+        raise DatasetError(f'{file} must hold a 3x3 matrix, it has {len(lines)} lines')
+    K = np.array([line.numbers(line.words('a b c')) for line in lines])
+    if not np.allclose(K[2], (0, 0, 1)) or min(K[0, 0], K[1, 1]) <= 0:
+        raise DatasetError(f'{file} is not a calibration matrix: [[fx 0 cx] [0 fy cy] [0 0 1]]')
+    return K

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -75,3 +76,9 @@ def missing_images(paths: Sequence[Path]) -> list[str]:
         f'{len(missing)} of {len(paths)} images are missing (first: {missing[0]}): '
         'their poses and points can be read, the pictures cannot'
     ]
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts frame10 after frame9."""
+    words = re.findall(r'\d+|\D+', name)
+    return [(int(word[:18]), '') if word.isdecimal() else (-1, word) for word in words]

@@ -122,13 +122,15 @@ def light_maps(
     """
     texels = _Texels(quads, _TEXEL)
     sun_texels = _Texels(quads, _SUN_TEXEL)
-    sun_fine = _sunlight(sun_texels, blockers, sky, rng)
+    tree = _BoxTree(blockers)
+    sun_fine = _sunlight(sun_texels, tree, sky, rng)
     direct = {
-        'day': _skylight(texels, blockers, sky, rng),
+        'day': _skylight(texels, tree, sky, rng),
         'sun': _coarse(sun_texels, sun_fine, texels),
-        'lamps': _lamplight(texels, blockers, lamps, rng),
+        'lamps': _lamplight(texels, tree, lamps, rng),
     }
-    hits = _gather_hits(texels, quads, blockers, room, rng)
+    hits = _gather_hits(texels, quads, tree, blockers, room, rng)
+    buried = _buried(texels.point, blockers)
     albedo = np.zeros((len(texels.point) + 1, 3), np.float32)  # the last one is black: no surface
     for i, quad in enumerate(quads):
         albedo[texels.offset[i] : texels.offset[i + 1]] = _mean_albedo(quad.texture)
@@ -138,21 +140,42 @@ def light_maps(
         for i, own in enumerate(maps):
             if own is None:
                 continue
-            image = texels.image(bounced, i)
+            image, hidden = texels.image(bounced, i), texels.image(buried, i)[..., 0]
             if source == 'sun':
                 fine = sun_texels.image(sun_fine, i)
-                soft = cv2.resize(_smooth(image), fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                soft = cv2.resize(_smooth(image, hidden), fine.shape[1::-1])
                 own[source] = fine + np.maximum(soft, 0)
             else:
-                own[source] = _smooth(image + texels.image(direct[source], i))
+                own[source] = _smooth(image + texels.image(direct[source], i), hidden)
     return maps
 
 
-def _smooth(image: np.ndarray) -> np.ndarray:
-    """Remove the noise of the ray sampling; shadows are softer than a texel anyway."""
-    if min(image.shape[:2]) < 5:
-        return np.ascontiguousarray(image)
-    return cv2.GaussianBlur(image, (0, 0), 0.75, borderType=cv2.BORDER_REPLICATE)
+def _buried(point: np.ndarray, blockers) -> np.ndarray:
+    """True (M, 1) for sample points inside furniture, where no light can be measured."""
+    inside = np.zeros(len(point), bool)
+    for blocker in blockers:
+        local = (point - blocker.world_T_box[:3, 3]) @ blocker.world_T_box[:3, :3]
+        inside |= (np.abs(local) < blocker.half - 1e-3).all(1)
+    return inside[:, None]
+
+
+def _smooth(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Remove the noise of the ray sampling and continue the light into hidden texels.
+
+    A hidden texel is interpolated up to the edge of the furniture that covers it, so it takes the
+    light of its neighbours, dimmed as in the crevice under the furniture.
+    """
+    image = np.ascontiguousarray(image, np.float32)
+    if hidden.all():
+        return image
+    weight = (~hidden).astype(np.float32)
+    if min(image.shape[:2]) >= 5 or hidden.any():
+        spread = cv2.GaussianBlur(image * weight[..., None], (0, 0), 0.75)
+        total = cv2.GaussianBlur(weight, (0, 0), 0.75)
+        known = (image * weight[..., None]).sum((0, 1)) / weight.sum()
+        smooth = np.where(total[..., None] > 0.02, spread / (total[..., None] + 1e-6), known)
+        image = np.where(hidden[..., None], 0.6 * smooth, smooth)
+    return np.ascontiguousarray(image, np.float32)
 
 
 def _mean_albedo(texture: np.ndarray) -> np.ndarray:
@@ -162,7 +185,7 @@ def _mean_albedo(texture: np.ndarray) -> np.ndarray:
     return np.minimum((small[..., :3] ** 2.2 * cover).reshape(-1, 3).mean(0), 0.85)
 
 
-def _skylight(texels: _Texels, blockers, sky: Sky, rng) -> np.ndarray:
+def _skylight(texels: _Texels, tree: _BoxTree, sky: Sky, rng) -> np.ndarray:
     """Direct irradiance (M, 3) from the sky through the window, by 4 x 4 stratified samples."""
     area = np.linalg.norm(np.cross(sky.right, sky.down))
     outward = np.cross(sky.right, sky.down) / area
@@ -177,15 +200,15 @@ def _skylight(texels: _Texels, blockers, sky: Sky, rng) -> np.ndarray:
             cosine = np.clip(np.einsum('ni,ni->n', way, texels.normal), 0, 1)
             gain = cosine * np.clip(way @ outward, 0, 1) / np.maximum(distance, 0.25) ** 2
             # Upwards one sees bright sky, downwards the darker ground.
-            gain *= np.where(way[:, 2] > 0, 1.0, 0.55)
+            gain *= np.where(way[:, 2] > 0, 1.0, 0.35)
             lit = np.flatnonzero(gain > 1e-4)
-            free = ~_blocked(texels.point[lit], way[lit], distance[lit] - 0.02, blockers)
+            free = ~_blocked(texels.point[lit], way[lit], distance[lit] - 0.02, tree)
             total[lit] += gain[lit] * free
     total *= sky.radiance * area / (16 * np.pi)
     return total[:, None] * np.float32((0.95, 1.0, 1.06))
 
 
-def _sunlight(texels: _Texels, blockers, sky: Sky, rng) -> np.ndarray:
+def _sunlight(texels: _Texels, tree: _BoxTree, sky: Sky, rng) -> np.ndarray:
     """Direct irradiance (M, 3) from the sun, with a soft edge from four jittered directions."""
     total = np.zeros(len(texels.point), np.float32)
     outward = np.cross(sky.right, sky.down)
@@ -200,12 +223,12 @@ def _sunlight(texels: _Texels, blockers, sky: Sky, rng) -> np.ndarray:
         through = (s > 0) & (s < 1) & (t > 0) & (t < 1) & (cosine > 0) & (reach > 0)
         lit = np.flatnonzero(through)
         ways = np.broadcast_to(way, (len(lit), 3))
-        free = ~_blocked(texels.point[lit], ways, reach[lit].astype(np.float32) + 0.15, blockers)
+        free = ~_blocked(texels.point[lit], ways, reach[lit] + 0.15, tree)
         total[lit] += cosine[lit] * free
     return (total * sky.sun_irradiance / 4)[:, None] * np.float32((1.08, 1.0, 0.84))
 
 
-def _lamplight(texels: _Texels, blockers, lamps: list[Lamp], rng) -> np.ndarray:
+def _lamplight(texels: _Texels, tree: _BoxTree, lamps: list[Lamp], rng) -> np.ndarray:
     """Direct irradiance (M, 3) from the lamps, each by six points in its volume."""
     total = np.zeros((len(texels.point), 3), np.float32)
     for lamp in lamps:
@@ -219,7 +242,7 @@ def _lamplight(texels: _Texels, blockers, lamps: list[Lamp], rng) -> np.ndarray:
             gain = cosine * lamp.intensity / np.maximum(distance, 0.22) ** 2 / 6
             lit = np.flatnonzero(gain > 1e-4)
             reach = distance[lit] - 0.02
-            gain[lit] *= ~_blocked(texels.point[lit], way[lit], reach, blockers)
+            gain[lit] *= ~_blocked(texels.point[lit], way[lit], reach, tree)
             total += gain[:, None] * np.float32(lamp.colour)
     return total
 
@@ -247,7 +270,7 @@ def _bounce(direct: np.ndarray, hits: np.ndarray, albedo: np.ndarray) -> np.ndar
     return indirect
 
 
-def _gather_hits(texels: _Texels, quads, blockers, room, rng) -> np.ndarray:
+def _gather_hits(texels: _Texels, quads, tree, blockers, room, rng) -> np.ndarray:
     """Index of the texel (M, _RAYS) that each hemisphere ray meets; M (black) for none."""
     count = len(texels.point)
     # A Fibonacci spiral on the disc, lifted to the hemisphere: cosine-distributed and even.
@@ -268,7 +291,7 @@ def _gather_hits(texels: _Texels, quads, blockers, room, rng) -> np.ndarray:
 
     def trace(start: int) -> np.ndarray:
         part = slice(start, start + _CHUNK)
-        return _first_hit(point[part], way[part], blockers, room, geometry)
+        return _first_hit(point[part], way[part], tree, blockers, room, geometry)
 
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(trace, range(0, len(way), _CHUNK)))
@@ -318,16 +341,50 @@ def _slabs(point: np.ndarray, way: np.ndarray, blocker: Blocker):
     return enter, leave
 
 
-def _blocked(point: np.ndarray, way: np.ndarray, reach: np.ndarray, blockers) -> np.ndarray:
+class _BoxTree:
+    """Blockers in a tree of bounding boxes, so that a ray meets only those near its way."""
+
+    def __init__(self, blockers: list[Blocker], numbers: np.ndarray | None = None):
+        numbers = np.arange(len(blockers)) if numbers is None else numbers
+        centre = np.array([blockers[i].world_T_box[:3, 3] for i in numbers])
+        extent = np.array([
+            np.abs(blockers[i].world_T_box[:3, :3]) @ blockers[i].half for i in numbers
+        ])  # fmt: skip
+        low, high = (centre - extent).min(0), (centre + extent).max(0)
+        self.bounds = Blocker(_shift((low + high) / 2), (high - low) / 2 + 1e-4, (-1,) * 6)
+        self.leaf = [(i, blockers[i]) for i in numbers] if len(numbers) <= 4 else None
+        if self.leaf is None:
+            order = np.argsort(centre[:, np.argmax(np.ptp(centre, axis=0))], kind='stable')
+            middle = len(order) // 2
+            halves = (numbers[order[:middle]], numbers[order[middle:]])
+            self.children = [_BoxTree(blockers, half) for half in halves]
+
+    def trace(self, point, way, best, owner, rays=None) -> None:
+        """Lower `best` (N,) to the nearest entry distance and note the blocker in `owner` (N,)."""
+        rays = np.arange(len(point)) if rays is None else rays
+        enter, leave = _slabs(point[rays], way[rays], self.bounds)
+        rays = rays[(leave > np.maximum(enter, 0)) & (enter < best[rays])]
+        if len(rays) == 0:
+            return
+        if self.leaf is None:
+            for child in self.children:
+                child.trace(point, way, best, owner, rays)
+            return
+        for number, blocker in self.leaf:
+            enter, leave = _slabs(point[rays], way[rays], blocker)
+            nearer = (leave > np.maximum(enter, 1e-3)) & (enter < best[rays])
+            best[rays[nearer]] = enter[nearer]
+            owner[rays[nearer]] = number
+
+
+def _blocked(point: np.ndarray, way: np.ndarray, reach: np.ndarray, tree: _BoxTree) -> np.ndarray:
     """True (N,) where a blocker lies on the ray between 0 and `reach` metres."""
 
     def trace(start: int) -> np.ndarray:
         part = slice(start, start + _CHUNK)
-        hit = np.zeros(len(point[part]), bool)
-        for blocker in blockers:
-            enter, leave = _slabs(point[part], way[part], blocker)
-            hit |= (leave > np.maximum(enter, 1e-3)) & (enter < reach[part])
-        return hit
+        owner = np.full(len(point[part]), -1)
+        tree.trace(point[part], way[part], reach[part].astype(np.float32), owner)
+        return owner >= 0
 
     if len(point) == 0:
         return np.zeros(0, bool)
@@ -335,15 +392,11 @@ def _blocked(point: np.ndarray, way: np.ndarray, reach: np.ndarray, blockers) ->
         return np.concatenate(list(pool.map(trace, range(0, len(point), _CHUNK))))
 
 
-def _first_hit(point, way, blockers, room, geometry: _QuadTable) -> np.ndarray:
+def _first_hit(point, way, tree, blockers, room, geometry: _QuadTable) -> np.ndarray:
     """Texel index (N,) of the first surface along each ray: a blocker's face or the room's shell."""
     best = np.full(len(point), np.inf, np.float32)
     owner = np.full(len(point), -1)
-    for number, blocker in enumerate(blockers):
-        enter, leave = _slabs(point, way, blocker)
-        nearer = (leave > np.maximum(enter, 1e-3)) & (enter < best)
-        best[nearer] = enter[nearer]
-        owner[nearer] = number
+    tree.trace(point, way, best, owner)
     size, shell = room
     middle = Blocker(_shift(size / 2), size / 2, shell)
     outer = owner < 0

@@ -395,20 +395,23 @@ def outdoors(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     image = blend((0.52, 0.72, 0.93), (0.88, 0.93, 0.97), y / 0.5)
     clouds = fractal_noise(rng, height, width, width / 5, 6, 0.55, stretch=(0.45, 1.2))
     image = blend(image, (1.0, 1.0, 1.0), np.clip(0.15 + 0.5 * clouds, 0, 0.95))
-    for base, tone in ((0.44, (0.60, 0.71, 0.76)), (0.50, (0.47, 0.60, 0.55))):
-        ridge = base - 0.09 * _ridge(rng, width, 7)
-        image = blend(image, tone, (y > ridge) * 1.0)
+    forest = fractal_noise(rng, height, width, 16, 4, 0.8)
+    for base, tone, grain in ((0.42, (0.62, 0.72, 0.79), 0.01), (0.46, (0.50, 0.62, 0.62), 0.05),
+                              (0.50, (0.38, 0.52, 0.36), 0.14)):  # fmt: skip
+        ridge = base - 0.08 * _ridge(rng, width, 9)
+        image = blend(image, np.float32(tone) * (1 + grain * forest)[..., None], (y > ridge) * 1.0)
     lawn = fractal_noise(rng, height, width, 60, 6, 0.75)
-    meadow = np.float32((0.46, 0.58, 0.30)) * (1 + 0.12 * lawn)[..., None]
-    image = blend(image, meadow, (y > 0.62) * 1.0)
-    for x in np.sort(rng.uniform(0.03, 0.9, 7)) * width:
-        _house(rng, image, int(x), int(height * rng.uniform(0.62, 0.68)), int(width * 0.075))
-    for _ in range(46):
-        foot = height * rng.uniform(0.60, 0.82)
-        _tree(rng, image, rng.uniform(0, width), foot, height * rng.uniform(0.10, 0.24))
-    path = np.array([[0.40, 1.0], [0.47, 0.66], [0.49, 0.66], [0.56, 1.0]]) * (width, height)
-    cv2.fillConvexPoly(image, np.int32(path), (0.78, 0.73, 0.64), _AA)
-    return to_bytes(cv2.GaussianBlur(image, (0, 0), 1.0))
+    meadow = np.float32((0.48, 0.60, 0.32)) * (1 + 0.10 * lawn)[..., None]
+    image = blend(image, meadow, (y > 0.505 + 0.012 * _ridge(rng, width, 4)) * 1.0)
+    for row in np.linspace(0.515, 0.66, 9):  # from the far end of the village to the near one
+        size = 0.025 + 0.32 * (row - 0.505)
+        for _ in range(2 if row < 0.6 else 1):
+            x = int(rng.uniform(0.02, 0.95) * width)
+            _house(rng, image, x, int(height * row), int(height * size))
+        for _ in range(int(13 - 50 * (row - 0.5))):
+            foot = height * (row + rng.uniform(0, 0.02))
+            _tree(rng, image, rng.uniform(0, width), foot, height * size * rng.uniform(1.0, 1.9))
+    return to_bytes(cv2.GaussianBlur(image, (0, 0), 0.8))
 
 
 def _house(rng: np.random.Generator, image: np.ndarray, x: int, foot: int, size: int) -> None:

@@ -83,7 +83,7 @@ def plaster(
     strokes = fractal_noise(rng, height, width, 60, 3, 0.6, stretch=(1.6, 0.7))
     bumps = fractal_noise(rng, height, width, 7, 3, 0.7)
     value = 1.0 + roughness * (0.020 * stains + 0.010 * strokes)
-    value *= relief(bumps * 2.2, 0.11 * roughness)
+    value *= relief(bumps * 2.2, 0.045 * roughness)
     warm = blend(colour, np.asarray(colour) * (1.03, 1.0, 0.95), 0.5 + 0.4 * stains)
     image = warm * value[..., None]
     for _ in range(int(14 * roughness)):  # scuffs and nicks that a lived-in wall collects

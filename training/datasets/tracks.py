@@ -15,13 +15,20 @@ class Tracks:
     """
 
     def __init__(self, points_N3, image_M, point_M, images: int):
-        self.points_N3 = np.asarray(points_N3, dtype=np.float64).reshape(-1, 3)
+        self._points_N3 = np.asarray(points_N3, dtype=np.float64).reshape(-1, 3)
         image_M = np.asarray(image_M, dtype=np.int32)
         order = np.argsort(image_M, kind='stable')
         self._point_M = np.asarray(point_M, dtype=np.int32)[order]
         self._start = np.searchsorted(image_M[order], np.arange(images + 1))
 
     def seen(self, image: int) -> np.ndarray:
-        """World points (N, 3) that this image observes, each once."""
-        observed = self._point_M[self._start[image] : self._start[image + 1]]
-        return self.points_N3[np.unique(observed)]
+        """Indices of the points that this image observes, each once, ascending."""
+        return np.unique(self._point_M[self._start[image] : self._start[image + 1]])
+
+    def points(self, indices: np.ndarray) -> np.ndarray:
+        """World points (N, 3) of these indices."""
+        return self._points_N3[indices]
+
+    def seen_points(self, image: int) -> np.ndarray:
+        """World points (N, 3) that this image observes."""
+        return self.points(self.seen(image))

@@ -1,0 +1,71 @@
+"""What many tests need: a tiny scene model, a small rendered room, the real data."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pose_reloc.camera import Camera
+from pose_reloc.geometry import perturb_pose
+from pose_reloc.network import NetworkSettings, PoseRegressor
+from pose_reloc.scene import SceneHeader, SceneModel
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _caches(tmp_path_factory):
+    """Keeps the caches of the tests out of the user's home."""
+    os.environ['POSE_RELOC_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+    os.environ.setdefault('ROS_LOG_DIR', str(tmp_path_factory.mktemp('ros_log')))
+
+
+@pytest.fixture(scope='session')
+def data():
+    """Folder of the real data; tests that ask for it skip where there is none."""
+    folder = os.environ.get('POSE_RELOC_DATA')
+    if not folder:
+        pytest.skip('POSE_RELOC_DATA is not set: no real data')
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.skip(f'POSE_RELOC_DATA={folder} is not a folder')
+    return path
+
+
+@pytest.fixture(scope='session')
+def room(tmp_path_factory):
+    """A small rendered room in 7-Scenes layout: 48 training images, 12 test images."""
+    from training.datasets.synthetic import SyntheticSettings, write_scene
+
+    folder = tmp_path_factory.mktemp('data') / 'room'
+    write_scene(folder, SyntheticSettings(train_frames=(24, 24), test_frames=12))
+    return folder
+
+
+@pytest.fixture
+def tiny_scene():
+    """A scene model with a small untrained network that answers near the world's origin."""
+    return make_tiny_scene()
+
+
+def make_tiny_scene(seed: int = 0) -> SceneModel:
+    """See the fixture `tiny_scene`."""
+    torch.manual_seed(seed)
+    settings = NetworkSettings(hidden=8)
+    network = PoseRegressor(settings).eval()
+    camera = Camera(160, 120, 130.0, 130.0, 80.0, 60.0)
+    rng = np.random.default_rng(seed)
+    poses = perturb_pose(np.tile(np.eye(4), (5, 1, 1)), rng.normal(size=(5, 6)) * 0.1)
+    state = network.backbone.state_dict()
+    features = rng.normal(size=(5, 1280))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return SceneModel(
+        SceneHeader('tiny', settings.to_dict(), camera, camera.scaled(80, 60), {'made': 'here'}),
+        {name: tensor.numpy() for name, tensor in network.state_dict().items()},
+        poses,
+        {n: t.half().numpy() if t.ndim > 1 else t.numpy() for n, t in state.items()},
+        features.astype(np.float16),
+        np.diag([0.01, 0.02, 0.03, 0.001, 0.002, 0.003]),
+    )

@@ -1,0 +1,269 @@
+"""ROS fixtures: an isolated DDS domain, a node in this process, and a client that talks to it."""
+
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pose_reloc.camera import Camera
+from pose_reloc.geometry import pose_matrix
+from pose_reloc.ros.messages import matrix_from_pose, stamp_message, stamp_ns
+
+# Keeps DDS on this machine and apart from every other ROS system on it, before rclpy reads it.
+os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 100))
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+
+WAIT_S = 20.0
+LOST, CRASH = 254, 255
+
+
+def wait_for(condition, timeout=WAIT_S):
+    """Waits until `condition()` is true and returns its value; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError(f'did not happen within {timeout} s')
+
+
+@dataclass
+class FakeEstimate:
+    status: object
+    world_T_camera: np.ndarray
+    covariance_66: np.ndarray
+    reasons: tuple = ()
+    timings: dict = field(default_factory=dict)
+
+
+class FakeRelocalizer:
+    """Answers with the pose whose number is the value of the image's first pixel."""
+
+    device, dtype = 'cpu', 'float32'
+
+    def __init__(self, poses, covariance_66, map_T_scene=None, gate=None):
+        camera = Camera(32, 24, 30.0, 30.0, 15.5, 11.5)
+        header = SimpleNamespace(name='fake', camera=camera)
+        map_T_scene = np.eye(4) if map_T_scene is None else map_T_scene
+        self.scene = SimpleNamespace(header=header, map_T_scene=map_T_scene)
+        self.poses, self.covariance_66 = poses, covariance_66
+        self.gate = gate
+        self.seen, self.cameras = [], []
+
+    def warm_up(self):
+        return 0.0
+
+    def localize(self, image, camera=None):
+        index = int(image[0, 0, 0])
+        self.seen.append(index)
+        self.cameras.append(camera)
+        if self.gate is not None:
+            assert self.gate.wait(WAIT_S)
+        if index == CRASH:
+            raise RuntimeError('a fault inside the relocalizer')
+        if index == LOST:
+            nothing = np.full((4, 4), np.nan)
+            status = SimpleNamespace(value='LOST')
+            return FakeEstimate(status, nothing, self.covariance_66, ('dark',))
+        pose = self.poses[index % len(self.poses)]
+        return FakeEstimate(SimpleNamespace(value='COARSE'), pose, self.covariance_66)
+
+
+class System:
+    """A RelocNode and a client, each with its own executor thread, on a DDS domain of their own."""
+
+    def __init__(self, relocalizer, check=lambda settings: None, load=None, **parameters):
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.parameter import Parameter
+        from rclpy.signals import SignalHandlerOptions
+
+        from pose_reloc.ros.node import RelocNode
+
+        self.context = rclpy.Context()
+        domain = random.SystemRandom().randint(1, 100)
+        rclpy.init(
+            context=self.context,
+            domain_id=domain,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        self.relocalizer = relocalizer
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.node = RelocNode(
+            load=load or (lambda settings: relocalizer),
+            check=check,
+            context=self.context,
+            parameter_overrides=overrides,
+        )
+        self.client = rclpy.create_node('client', context=self.context)
+        self.poses, self.camera_poses, self.transforms = [], [], []
+        self.statuses, self.diagnostics = [], []
+        self._stamp = 1_700_000_000_000_000_000
+        self._connect()
+        self._threads = []
+        for node in (self.node, self.client):
+            executor = SingleThreadedExecutor(context=self.context)
+            executor.add_node(node)
+            thread = threading.Thread(target=self._spin, args=(executor,), daemon=True)
+            thread.start()
+            self._threads.append((executor, thread))
+
+    @staticmethod
+    def _spin(executor):
+        from rclpy.executors import ExternalShutdownException
+
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def _connect(self):
+        from diagnostic_msgs.msg import DiagnosticArray
+        from geometry_msgs.msg import PoseWithCovarianceStamped
+        from rosgraph_msgs.msg import Clock
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+        from tf2_msgs.msg import TFMessage
+
+        from pose_reloc.ros.transforms import static_qos
+
+        client = self.client
+        self.image_publisher = client.create_publisher(Image, 'image', 10)
+        self.compressed_publisher = client.create_publisher(
+            CompressedImage, 'image/compressed', 10
+        )
+        self.info_publisher = client.create_publisher(CameraInfo, 'camera_info', 10)
+        self.clock_publisher = client.create_publisher(Clock, '/clock', 10)
+        self.tf_publisher = client.create_publisher(TFMessage, '/tf', 10)
+        self.static_publisher = client.create_publisher(TFMessage, '/tf_static', static_qos())
+        pose = PoseWithCovarianceStamped
+        client.create_subscription(pose, '/pose_reloc/pose', self.poses.append, 50)
+        client.create_subscription(pose, '/pose_reloc/camera_pose', self.camera_poses.append, 50)
+        client.create_subscription(
+            DiagnosticArray, '/pose_reloc/status', self.statuses.append, 50
+        )
+        client.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 10)
+        client.create_subscription(
+            TFMessage, '/tf', lambda m: self.transforms.extend(m.transforms), 100
+        )
+
+    def start(self):
+        """Configures, activates, and waits until both sides have found each other."""
+        assert self.node.start()
+        self.wait_connected()
+
+    def wait_connected(self):
+        wait_for(lambda: self.image_publisher.get_subscription_count() == 1)
+        wait_for(lambda: self.info_publisher.get_subscription_count() == 1)
+        for name in ('/pose_reloc/pose', '/pose_reloc/status'):
+            wait_for(lambda: self.node.count_subscribers(name) == 1)  # noqa: B023
+        wait_for(lambda: self.node._status.get_subscription_count() == 1)
+        wait_for(lambda: self.node._pose.get_subscription_count() == 1)
+        wait_for(lambda: self.node._camera_pose.get_subscription_count() == 1)
+
+    def next_stamp(self):
+        self._stamp += 100_000_000
+        return self._stamp
+
+    def now(self):
+        return self.client.get_clock().now().nanoseconds
+
+    def image(self, index, stamp, frame_id='camera'):
+        from sensor_msgs.msg import Image
+
+        message = Image(height=24, width=32, encoding='rgb8', step=96)
+        message.header.stamp = stamp_message(stamp)
+        message.header.frame_id = frame_id
+        message.data = bytes([index]) * (96 * 24)
+        return message
+
+    def send(self, index, stamp=None, frame_id='camera'):
+        """Publishes an image that asks for pose `index`; returns its stamp (ns)."""
+        stamp = self.next_stamp() if stamp is None else stamp
+        self.image_publisher.publish(self.image(index, stamp, frame_id))
+        return stamp
+
+    def send_transform(self, parent, child, parent_T_child, stamp=0, static=False):
+        from tf2_msgs.msg import TFMessage
+
+        from pose_reloc.ros.messages import transform_message
+
+        publisher = self.static_publisher if static else self.tf_publisher
+        wait_for(lambda: publisher.get_subscription_count() >= (1 if static else 2))
+        item = transform_message(stamp, parent, child, parent_T_child)
+        publisher.publish(TFMessage(transforms=[item]))
+
+    def outcome(self, stamp):
+        """Waits for the node's report on the image of this stamp: (outcome, status message)."""
+
+        def find():
+            for array in list(self.statuses):
+                if stamp_ns(array.header.stamp) == stamp:
+                    return array.status[0]
+            return None
+
+        status = wait_for(find)
+        return status.name.split(': ')[1], status
+
+    def pose(self, stamp, messages=None):
+        """Waits for the pose of the image of this stamp: (message, 4x4)."""
+        messages = self.poses if messages is None else messages
+
+        def find():
+            return next((m for m in list(messages) if stamp_ns(m.header.stamp) == stamp), None)
+
+        message = wait_for(find)
+        return message, matrix_from_pose(message.pose.pose)
+
+    def close(self):
+        import rclpy
+
+        for executor, thread in self._threads:
+            executor.shutdown(timeout_sec=5)
+            thread.join(5)
+        self.node.close()
+        self.client.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def make_system():
+    """Makes `System`s and closes them at the end."""
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(System(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for system in made:
+        system.close()
+
+
+@pytest.fixture
+def wait():
+    """The function `wait_for(condition, timeout)`."""
+    return wait_for
+
+
+@pytest.fixture
+def random_pose():
+    """random_pose(rng) -> pose (4, 4) anywhere within 3 m, of any orientation."""
+    from scipy.spatial.transform import Rotation
+
+    def make(rng):
+        return pose_matrix(Rotation.random(random_state=rng).as_matrix(), rng.uniform(-3, 3, 3))
+
+    return make
+
+
+@pytest.fixture
+def make_fake():
+    """FakeRelocalizer(poses, covariance_66, map_T_scene, gate); see there."""
+    return FakeRelocalizer

@@ -1,0 +1,72 @@
+"""Relocalizer and its gates."""
+
+import numpy as np
+import pytest
+import torch
+
+from pose_reloc.camera import Camera
+from pose_reloc.errors import CameraError, SettingsError
+from pose_reloc.gates import GateSettings, image_reasons, pose_reasons
+from pose_reloc.geometry import pose_from_network
+from pose_reloc.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_image
+from pose_reloc.relocalizer import Relocalizer, Status, choose_device
+
+
+@pytest.fixture
+def image():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 255, (120, 160, 3), dtype=np.uint8)
+
+
+def test_answers_what_the_network_says(tiny_scene, image):
+    answer = Relocalizer(tiny_scene, 'cpu').localize(image)
+    assert answer.status is Status.COARSE and answer.reasons == ()
+    camera = tiny_scene.header.camera
+    small = to_network_image(image, camera, tiny_scene.header.network_camera)
+    # The same by hand: CHW in [0, 1], torchvision's normalisation.
+    x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+    x = (x - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    with torch.no_grad():
+        w_t_c, c_q_w = (t.numpy()[0] for t in tiny_scene.build_network()(x))
+    assert np.allclose(answer.world_T_camera, pose_from_network(w_t_c, c_q_w), atol=1e-4)
+    assert np.array_equal(answer.covariance_66, tiny_scene.covariance_66)
+    assert answer.timings['total'] >= answer.timings['infer'] > 0
+
+
+def test_same_answer_from_file(tiny_scene, image, tmp_path):
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    loaded = Relocalizer.load(tmp_path / 'tiny.scene', 'cpu').localize(image)
+    direct = Relocalizer(tiny_scene, 'cpu').localize(image)
+    assert np.array_equal(loaded.world_T_camera, direct.world_T_camera)
+
+
+@pytest.mark.parametrize(('level', 'reason'), [(0, 'too_dark'), (200, 'empty')])
+def test_an_image_without_content_is_lost(tiny_scene, level, reason):
+    blank = np.full((120, 160, 3), level, dtype=np.uint8)
+    answer = Relocalizer(tiny_scene, 'cpu').localize(blank)
+    assert answer.status is Status.LOST and answer.reasons == (reason,)
+
+
+def test_a_pose_far_from_every_training_image_is_lost(tiny_scene, image):
+    tiny_scene.weights['head.5.bias'][:3] = 100.0
+    answer = Relocalizer(tiny_scene, 'cpu').localize(image)
+    assert answer.status is Status.LOST and answer.reasons == ('outside_map',)
+
+
+def test_gates_pass_what_is_good(image):
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    assert image_reasons(image, GateSettings()) == []
+    assert pose_reasons(np.eye(4), poses, GateSettings()) == []
+    assert pose_reasons(np.full((4, 4), np.nan), poses, GateSettings()) == ['not_finite']
+
+
+def test_image_of_another_size_than_its_camera_is_refused(tiny_scene, image):
+    with pytest.raises(CameraError, match='160x120'):
+        Relocalizer(tiny_scene, 'cpu').localize(image, Camera(320, 240, 1, 1, 1, 1))
+
+
+def test_unknown_device_and_precision_are_settings_errors(tiny_scene):
+    with pytest.raises(SettingsError, match='auto'):
+        choose_device('tpu9')
+    with pytest.raises(SettingsError, match='precision'):
+        Relocalizer(tiny_scene, 'cpu', 'float7')

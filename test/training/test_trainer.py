@@ -1,0 +1,146 @@
+"""The trainer: it learns, keeps frames apart, repeats itself, and says what is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pose_reloc.errors import SettingsError, TrainingError, WeightsError
+from pose_reloc.network import NetworkSettings, PoseRegressor
+from pose_reloc.relocalizer import Relocalizer
+from pose_reloc.scene import SceneModel
+from training.build import build_scene
+from training.cache import CacheSettings, build_cache
+from training.datasets import open_dataset
+from training.evaluate import evaluate
+from training.settings import TrainSettings, load_preset
+from training.trainer import held_out_blocks, train
+from training.view_synthesis import ViewSettings
+
+SMALL = TrainSettings(
+    network=NetworkSettings(hidden=64),
+    backbone_weights='none',
+    short_side=48,
+    points=64,
+    epochs=12,
+    batch=8,
+    learning_rate=1e-3,
+    normalize_translation=True,
+    validate_every=4,
+    device='cpu',
+)
+
+
+@pytest.fixture(scope='module')
+def dataset(room):
+    return open_dataset('7scenes', room)
+
+
+@pytest.fixture(scope='module')
+def cache(dataset):
+    return build_cache(dataset.train, CacheSettings(SMALL.short_side, SMALL.points))
+
+
+@pytest.fixture(scope='module')
+def sequences(dataset):
+    return [sample.sequence for sample in dataset.train]
+
+
+@pytest.mark.parametrize('views', [None, ViewSettings(sources=2)])
+def test_the_loss_falls(cache, sequences, views):
+    result = train(cache, sequences, replace(SMALL, views=views))
+    losses = [row['loss'] for row in result.history]
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(result.world_T_camera_held_out[0]) == result.recipe['images_held_out'] > 0
+
+
+def test_same_seed_same_weights(cache, sequences):
+    settings = replace(SMALL, epochs=2, views=ViewSettings(), precision='float32')
+    first, second = (train(cache, sequences, settings).network.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = train(cache, sequences, replace(settings, seed=1)).network.state_dict()
+    assert not torch.equal(first['head.2.weight'], other['head.2.weight'])
+
+
+def test_held_out_frames_are_blocks_of_each_sequence():
+    sequences = ['a'] * 100 + ['b'] * 50
+    mask = held_out_blocks(sequences, 0.1)
+    assert mask[:100].sum() == 10 and mask[100:].sum() == 5
+    starts = np.flatnonzero(np.diff(mask.astype(int)) == 1)
+    assert len(starts) == 2
+    long = held_out_blocks(['a'] * 1000, 0.1)
+    assert long.sum() == 100 and (np.diff(long.astype(int)) == 1).sum() == 5
+    assert not held_out_blocks(sequences, 0.0).any()
+
+
+def test_fewer_images_than_a_batch_is_a_sentence(cache, sequences):
+    with pytest.raises(TrainingError, match='--batch'):
+        train(cache, sequences, replace(SMALL, batch=64))
+
+
+def test_divergence_is_a_sentence(cache, sequences):
+    with pytest.raises(TrainingError, match='--learning-rate'):
+        train(cache, sequences, replace(SMALL, learning_rate=1e30, epochs=50))
+
+
+def test_a_failed_download_is_a_sentence_with_the_choices(cache, sequences, monkeypatch):
+    from urllib.error import URLError
+
+    def no_network(*args, **kwargs):
+        raise URLError('no route to host')
+
+    monkeypatch.setattr('torchvision.models.WeightsEnum.get_state_dict', no_network)
+    with pytest.raises(WeightsError, match='--backbone-weights FILE .* --backbone-weights none'):
+        train(cache, sequences, replace(SMALL, backbone_weights='imagenet'))
+
+
+def test_published_network_is_the_default():
+    """MobileNetV2 1280 -> 2048 -> 7, in metres: [H], section IV."""
+    network = PoseRegressor(NetworkSettings())
+    assert [tuple(m.weight.shape) for m in network.head if hasattr(m, 'weight')] == [
+        (2048, 1280),
+        (7, 2048),
+    ]
+    assert network.translation_scale == 1 and not network.translation_mean.any()
+    paper = load_preset('paper')
+    assert (paper.epochs, paper.batch, paper.learning_rate) == (5000, 64, 1e-4)
+    assert paper.views is None and not paper.normalize_translation and paper.schedule == 'constant'
+
+
+def test_presets_and_their_errors(tmp_path):
+    assert load_preset('fast').views.sources >= 2
+    with pytest.raises(SettingsError, match='paper'):
+        load_preset('nonsense')
+    file = tmp_path / 'mine.yaml'
+    file.write_text('epochs: 3\nbath: 4\n')
+    with pytest.raises(SettingsError, match="unknown setting 'bath'"):
+        load_preset(str(file))
+    file.write_text('epochs: -3\n')
+    with pytest.raises(SettingsError, match='epochs'):
+        load_preset(str(file))
+
+
+def test_dataset_to_scene_file_to_evaluation(dataset, tmp_path):
+    built = build_scene(dataset, replace(SMALL, epochs=3), 'room', 'a test')
+    path = tmp_path / 'room.scene'
+    built.scene.save(path)
+    scene = SceneModel.load(path)
+    assert scene.header.recipe['command'] == 'a test'
+    assert len(scene.train_world_T_camera) == len(dataset.train)
+    result = evaluate(Relocalizer(scene, 'cpu'), dataset.test)
+    summary = result.summary()
+    assert summary['frames'] == len(dataset.test)
+    assert set(summary['baselines']) == {'retrieval', 'mean_pose'}
+    # The mean pose baseline by hand: distances of the test cameras to the mean training camera.
+    mean = scene.train_world_T_camera[:, :3, 3].mean(0)
+    distances = [np.linalg.norm(s.world_T_camera[:3, 3] - mean) for s in dataset.test]
+    assert summary['baselines']['mean_pose']['median_position_m'] == pytest.approx(
+        np.median(distances)
+    )
+
+
+def test_retrieval_finds_the_training_images_themselves(dataset):
+    built = build_scene(dataset, replace(SMALL, epochs=1), 'room', '')
+    summary = evaluate(Relocalizer(built.scene, 'cpu'), dataset.train[:6]).summary()
+    assert summary['baselines']['retrieval']['median_position_m'] == 0.0

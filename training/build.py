@@ -1,0 +1,89 @@
+"""From posed images to a scene model: cache, train, calibrate, assemble."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+import torch
+
+from pose_reloc import __version__
+from pose_reloc.geometry import pose_residual
+from pose_reloc.network import PoseRegressor
+from pose_reloc.scene import SceneHeader, SceneModel
+from pose_reloc.uncertainty import held_out_covariance
+from training.cache import CacheSettings, TrainingCache, build_cache
+from training.datasets import Dataset
+from training.evaluate import unit_features
+from training.metrics import mean_pose
+from training.settings import TrainSettings
+from training.trainer import TrainingResult, train
+
+
+@dataclass(frozen=True)
+class BuiltScene:
+    """A scene model and the run that made it."""
+
+    scene: SceneModel
+    result: TrainingResult
+
+
+def build_scene(dataset: Dataset, settings: TrainSettings, name: str, command: str) -> BuiltScene:
+    """Trains on the training split of a dataset and puts together everything inference needs.
+
+    Args:
+        dataset: only its training split is read.
+        settings: see TrainSettings.
+        name: of the scene, for people.
+        command: how the run was started, for the recipe.
+
+    Raises:
+        PoseRelocError: bad data or settings.
+    """
+    samples = dataset.split('train')
+    cache = build_cache(samples, CacheSettings(settings.short_side, settings.points, settings.seed))
+    result = train(cache, [sample.sequence for sample in samples], settings)
+    recipe = result.recipe | {
+        'command': command,
+        'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'dataset': dataset.name,
+        'versions': {
+            'pose_reloc': __version__,
+            'python': platform.python_version(),
+            'torch': torch.__version__,
+        },
+        'covariance': 'held-out frames' if result.world_T_camera_held_out else 'training poses',
+    }
+    header = SceneHeader(name, settings.network.to_dict(), samples[0].camera, cache.camera, recipe)
+    start = PoseRegressor(settings.network)
+    start.backbone.load_state_dict(result.start_backbone)
+    start.eval()
+    batches = np.array_split(np.arange(len(cache)), -(-len(cache) // settings.batch))
+    features = [unit_features(start, cache.images[b]).astype(np.float16) for b in batches]
+    weights = {k: v.contiguous().numpy() for k, v in result.network.state_dict().items()}
+    scene = SceneModel(
+        header,
+        weights,
+        cache.world_T_camera,
+        {k: _compact(v).numpy() for k, v in start.backbone.state_dict().items()},
+        np.concatenate(features),
+        _covariance(result, cache),
+    )
+    return BuiltScene(scene, result)
+
+
+def _covariance(result: TrainingResult, cache: TrainingCache) -> np.ndarray:
+    if result.world_T_camera_held_out:
+        return held_out_covariance(*result.world_T_camera_held_out)
+    # Errors on training images say nothing about other images. Without held-out frames only the
+    # spread of the training poses is known, which is what knowing nothing amounts to.
+    mean = np.broadcast_to(mean_pose(cache.world_T_camera), cache.world_T_camera.shape)
+    residual = pose_residual(cache.world_T_camera, mean)
+    return residual.T @ residual / len(residual) + 1e-6 * np.eye(6)
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    # Only matrices and kernels: a running variance may leave the range of float16.
+    return tensor.half() if tensor.ndim > 1 else tensor

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from training.datasets import LOADERS, Dataset, open_dataset
+
+
+def add_dataset_arguments(parser) -> None:
+    """Adds --dataset and --path."""
+    parser.add_argument(
+        '--dataset', required=True, metavar='KIND', help=f'one of {", ".join(LOADERS)}'
+    )
+    parser.add_argument('--path', required=True, metavar='DIR', help='the folder of the dataset')
+
+
+def open_from(args) -> Dataset:
+    """The dataset that --dataset and --path name.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    return open_dataset(args.dataset, args.path)
+
+
+def add_result_arguments(parser) -> None:
+    """Adds --json and --html."""
+    parser.add_argument('--json', metavar='FILE', help='also write the numbers and every frame')
+    parser.add_argument('--html', metavar='FILE', help='also write a report to look at')

@@ -1,0 +1,128 @@
+"""`pose_reloc train`: posed images to a scene file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pose_reloc.errors import SettingsError
+from training.commands.arguments import add_dataset_arguments, open_from
+from training.settings import TrainSettings, load_preset
+
+HELP = 'Trains a scene model on the training split of a dataset and writes one scene file.'
+EXAMPLES = """\
+  pose_reloc train --dataset 7scenes --path chess --out chess.scene
+  pose_reloc train --dataset 7scenes --path chess --out chess.scene --minutes 5
+  pose_reloc train --dataset 7scenes --path chess --out chess.scene --preset paper --device cuda
+  pose_reloc train --dataset 7scenes --path chess --out chess.scene \\
+      --backbone-weights mobilenet_v2.pth
+"""
+
+
+def add_arguments(parser) -> None:
+    """Adds this command's options."""
+    add_dataset_arguments(parser)
+    parser.add_argument('--out', required=True, metavar='FILE', help='the scene file to write')
+    parser.add_argument(
+        '--preset', default='fast', help='fast (minutes, default), paper (as published), or a YAML'
+    )
+    parser.add_argument('--minutes', type=float, help='stop after this time')
+    parser.add_argument('--epochs', type=int, help='stop after this many epochs instead')
+    parser.add_argument('--loss', help='local_homography (default), homoscedastic, posenet, ...')
+    parser.add_argument(
+        '--depth-range',
+        nargs=2,
+        type=float,
+        metavar=('NEAR', 'FAR'),
+        help='metres, for global_homography on a dataset without depth',
+    )
+    parser.add_argument('--backbone', help='any torchvision classification network')
+    parser.add_argument(
+        '--backbone-weights',
+        metavar='SOURCE',
+        help='imagenet (default: torchvision downloads them), none, or a FILE with a state dict',
+    )
+    parser.add_argument('--short-side', type=int, metavar='PIXELS', help="of the network's input")
+    parser.add_argument('--batch', type=int)
+    parser.add_argument('--learning-rate', type=float)
+    parser.add_argument('--device', help='auto (default), cpu, cuda, cuda:1')
+    parser.add_argument('--seed', type=int)
+    parser.add_argument('--name', help='name of the scene (default: the name of --out)')
+
+
+def settings_from(args) -> TrainSettings:
+    """The preset with the changes that the command line asks for."""
+    settings = load_preset(args.preset)
+    if args.epochs is not None and args.minutes is not None:
+        raise SettingsError('give --epochs or --minutes, not both')
+    changes = {
+        name: getattr(args, name)
+        for name in (
+            'minutes',
+            'epochs',
+            'backbone_weights',
+            'short_side',
+            'batch',
+            'learning_rate',
+            'device',
+            'seed',
+        )  # fmt: skip
+        if getattr(args, name) is not None
+    }
+    if args.epochs is not None:
+        changes['minutes'] = None
+    if args.backbone:
+        changes['network'] = replace(settings.network, backbone=args.backbone)
+    loss = {}
+    if args.loss:
+        loss['name'] = args.loss
+    if args.depth_range:
+        loss['depth_range'] = tuple(args.depth_range)
+    if loss:
+        changes['loss'] = replace(settings.loss, **loss)
+    return settings.changed(**changes)
+
+
+def run(args) -> int:
+    """Trains and writes the scene file."""
+    from training.build import build_scene
+
+    out = Path(args.out).expanduser()
+    if not out.parent.is_dir():
+        raise SettingsError(f'the folder {out.parent} of --out does not exist; create it first')
+    settings = settings_from(args)
+    dataset = open_from(args)
+    for warning in dataset.warnings:
+        print(f'note: {warning}')
+    print(
+        f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
+        f'{settings.loss.name} loss, {_budget(settings)}'
+    )
+    built = build_scene(dataset, settings, args.name or out.stem, ' '.join(sys.argv[1:]))
+    built.scene.save(out)
+    recipe = built.result.recipe
+    print(
+        f'wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {recipe["epochs"]} epochs in '
+        f'{recipe["seconds"] / 60:.1f} min, {recipe["images_per_second"]:.0f} images/s on '
+        f'{recipe["device"]} in {recipe["precision"]}'
+    )
+    last = built.result.history[-1]
+    if 'median_position_m' in last:
+        print(
+            f'held-out frames ({recipe["images_held_out"]}): median '
+            f'{last["median_position_m"]:.2f} m, {last["median_rotation_deg"]:.1f} deg'
+        )
+    else:
+        print('no held-out frames: the covariance is the spread of the training poses')
+    print(
+        f'next: pose_reloc evaluate --scene {out} --dataset {args.dataset} --path {args.path} '
+        '--split test'
+    )
+    return 0
+
+
+def _budget(settings: TrainSettings) -> str:
+    if settings.minutes is None:
+        return f'{settings.epochs} epochs'
+    return f'{settings.minutes:g} minutes'

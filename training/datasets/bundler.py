@@ -1,0 +1,192 @@
+"""Bundler v0.3 reconstructions in the layout of Dubrovnik6K and its siblings (Li et al. 2010).
+
+    list.db.txt, list.query.txt               train and test images: `name` or `name 0 focal`
+    bundle/bundle.db.out                      model of the train images, in the order of the list
+    bundle/bundle.orig.out, list.orig.txt     optional: model and list of all images, which gives
+                                              the poses of the test images
+
+The bundle files may also lie beside the lists. Bundler's cameras look along -z with y up; with
+F = diag(1, -1, -1) a world-to-camera (R, t) becomes (F R, F t) in optical axes. Its distortion
+1 + k1 r^2 + k2 r^4 is OpenCV's. The images are not distributed and the files do not hold their
+sizes: without them the size is taken from the measurements, which reach nearly to the borders.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pose_reloc.camera import Camera
+from pose_reloc.errors import CameraError, DatasetError
+from pose_reloc.geometry import invert_pose, pose_matrix
+from training.datasets import Dataset, Sample
+from training.datasets.files import image_file, image_size, missing_images
+from training.datasets.text import Line, next_line, read_lines
+from training.datasets.tracks import Tracks
+
+_OPTICAL_R_BUNDLER = np.diag([1.0, -1.0, -1.0])
+_MAXIMUM_SIDE = 65535
+
+
+@dataclass(frozen=True)
+class _View:
+    """One registered camera of a bundle file."""
+
+    focal: float
+    k1: float
+    k2: float
+    world_T_camera: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """A bundle file: views (None where not registered) and what they see.
+
+    Attributes:
+        reach_N2: largest |x| and |y| of each view's measurements, pixels from the centre.
+    """
+
+    views: list[_View | None]
+    tracks: Tracks
+    reach_N2: np.ndarray
+
+
+def load(path: Path) -> Dataset:
+    """Reads the lists and models.
+
+    Raises:
+        DatasetError: a file is missing, truncated or has a bad line, or list and model disagree.
+    """
+    if not (path / 'list.db.txt').is_file():
+        raise DatasetError(f'{path} is not a Dubrovnik6K-like folder: it has no list.db.txt')
+    names = _read_list(path / 'list.db.txt')
+    bundle = _read_bundle(_find(path, 'bundle.db.out'), len(names))
+    warnings: list[str] = []
+    train = _samples(path, dict(enumerate(names)), bundle, 'train', warnings)
+    test = _test_samples(path, warnings)
+    warnings += missing_images([sample.image_path for sample in [*train, *test]])
+    return Dataset(path.resolve().name, train, test, warnings)
+
+
+def _test_samples(path: Path, warnings: list[str]) -> list[Sample]:
+    if not (path / 'list.query.txt').is_file():
+        return []
+    queries = {line.text for line in _read_list(path / 'list.query.txt')}
+    queries = {text.split()[0] for text in queries}
+    bundle_file, list_file = _find(path, 'bundle.orig.out'), _find(path, 'list.orig.txt')
+    if not (bundle_file.is_file() and list_file.is_file()):
+        warnings.append(
+            f'list.query.txt names {len(queries)} images, but without bundle.orig.out and '
+            'list.orig.txt their poses are unknown: the test split is empty'
+        )
+        return []
+    names = _read_list(list_file)
+    bundle = _read_bundle(bundle_file, len(names))
+    chosen = {i: line for i, line in enumerate(names) if line.text.split()[0] in queries}
+    if len(chosen) < len(queries):
+        warnings.append(
+            f'{len(queries) - len(chosen)} of {len(queries)} images of list.query.txt are not in '
+            f'{list_file.name}'
+        )
+    return _samples(path, chosen, bundle, 'test', warnings)
+
+
+def _find(path: Path, name: str) -> Path:
+    """The file in bundle/ or beside the lists."""
+    return path / name if (path / name).is_file() else path / 'bundle' / name
+
+
+def _read_list(file: Path) -> list[Line]:
+    return list(read_lines(file))
+
+
+def _samples(
+    path: Path, names: dict[int, Line], bundle: _Bundle, split: str, warnings: list[str]
+) -> list[Sample]:
+    samples = []
+    for index, line in names.items():
+        view = bundle.views[index]
+        if view is None:
+            continue
+        name = line.text.split()[0]
+        image_path = image_file(path, name, line.where)
+        size = image_size(image_path) if image_path.is_file() else _size(bundle.reach_N2[index])
+        samples.append(
+            Sample(
+                image_path,
+                _camera(view, size, line),
+                view.world_T_camera,
+                name.rpartition('/')[0],
+                float(index),
+                points_loader=partial(bundle.tracks.seen_points, index),
+            )
+        )
+    if len(samples) < len(names):
+        warnings.append(
+            f'{len(names) - len(samples)} of {len(names)} {split} images are not registered in the '
+            'model and left out'
+        )
+    return samples
+
+
+def _size(reach_2: np.ndarray) -> tuple[int, int]:
+    """The smallest image, width and height, that holds measurements this far from its centre."""
+    width, height = np.clip(2 * np.ceil(reach_2) + 1, 2, _MAXIMUM_SIDE).astype(int)
+    return int(width), int(height)
+
+
+def _camera(view: _View, size: tuple[int, int], line: Line) -> Camera:
+    cx, cy = (size[0] - 1) / 2, (size[1] - 1) / 2
+    try:
+        return Camera(*size, view.focal, view.focal, cx, cy, (view.k1, view.k2, 0.0, 0.0))
+    except CameraError as error:
+        raise line.error(str(error)) from error
+
+
+def _read_bundle(file: Path, expected: int) -> _Bundle:
+    """Reads a bundle file that belongs to a list of this many images."""
+    lines = read_lines(file)  # the first line, `# Bundle file v0.3`, counts as a comment
+    first = next_line(lines, file, 'the numbers of cameras and points')
+    cameras, points = first.integers(first.words('cameras points'), 0, 2**31)
+    if cameras != expected:
+        raise first.error(f'the model has {cameras} cameras but its list {expected} images')
+    views = [_read_view(lines, file, f'camera {i + 1} of {cameras}') for i in range(cameras)]
+    xyz, image_M, point_M = array('d'), array('i'), array('i')
+    xy_M2 = array('f')
+    for i in range(points):
+        what = f'point {i + 1} of {points}'
+        line = next_line(lines, file, what)
+        xyz.extend(line.numbers(line.words('x y z')))
+        next_line(lines, file, f'the colour of {what}')
+        line = next_line(lines, file, f'the views of {what}')
+        words = line.text.split()
+        (seen,) = line.integers(words[:1], 0, len(words))
+        if len(words) != 1 + 4 * seen:
+            raise line.error(f'expected {seen} views `camera key x y`')
+        image_M.extend(line.integers(words[1::4], 0, cameras))
+        point_M.extend([i] * seen)
+        xy = line.numbers([word for k in range(3, len(words), 4) for word in words[k : k + 2]])
+        xy_M2.extend(xy)
+    reach_N2 = np.zeros((cameras, 2))
+    np.maximum.at(reach_N2, np.array(image_M), np.abs(np.reshape(xy_M2, (-1, 2))))
+    return _Bundle(views, Tracks(xyz, image_M, point_M, cameras), reach_N2)
+
+
+def _read_view(lines, file: Path, what: str) -> _View | None:
+    first = next_line(lines, file, what)
+    focal, k1, k2 = first.numbers(first.words('f k1 k2'))
+    rows = []
+    for _ in range(4):
+        line = next_line(lines, file, what)
+        rows.append(line.numbers(line.words('a b c')))
+    if focal == 0:
+        return None
+    if focal < 0:
+        raise first.error('the focal length is negative')
+    R = _OPTICAL_R_BUNDLER @ first.nearest_rotation(rows[:3])
+    camera_T_world = pose_matrix(R, _OPTICAL_R_BUNDLER @ rows[3])
+    return _View(focal, k1, k2, invert_pose(camera_T_world))

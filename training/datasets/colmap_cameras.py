@@ -1,0 +1,170 @@
+"""COLMAP's camera models as `Camera`.
+
+Models that OpenCV and ROS have too are converted exactly. For the others pycolmap gives the viewing
+rays of a grid of pixels, and a fisheye or rational camera is fitted to them: images stay as they
+are, and so does the camera of the robot. Where no such camera comes within 0.1 px, the images are
+undistorted to a pinhole camera when they are loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pose_reloc.camera import Camera
+from pose_reloc.errors import CameraError, DatasetError
+from training.datasets import read_image
+from training.datasets.colmap_model import ColmapCamera
+
+_FIT_LIMIT_PX = 0.1
+# A camera whose coefficients are all zero is a pinhole to `Camera`; this keeps a fisheye a fisheye.
+_FISHEYE_ZERO = (1e-15, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ConvertedCamera:
+    """A COLMAP camera in our conventions.
+
+    Attributes:
+        camera: of the images, once they are undistorted where that is needed.
+        map_u, map_v: float32 (H, W), for cv2.remap: where each pixel lies in the image file; None
+            where the file is used as it is.
+    """
+
+    camera: Camera
+    map_u: np.ndarray | None = field(default=None, repr=False)
+    map_v: np.ndarray | None = field(default=None, repr=False)
+
+    def load_image(self, path: Path) -> np.ndarray:
+        """The undistorted image, uint8 RGB (H, W, 3)."""
+        import cv2
+
+        return cv2.remap(read_image(path), self.map_u, self.map_v, cv2.INTER_LINEAR)
+
+
+def convert_camera(camera: ColmapCamera, where: str) -> ConvertedCamera:
+    """The camera in our conventions; what is neither exact nor fitted is undistorted.
+
+    Raises:
+        DatasetError: the parameters are impossible, or the camera sees behind itself.
+    """
+    try:
+        exact = _exact(camera)
+        if exact:
+            return ConvertedCamera(exact)
+        source = _pycolmap_camera(camera, where)
+        fitted = _fitted(source, where)
+        return ConvertedCamera(fitted) if fitted else _undistorted(source, where)
+    except CameraError as error:
+        raise DatasetError(f'{where}: {error}') from error
+
+
+def _exact(camera: ColmapCamera) -> Camera | None:
+    p = camera.params
+    one_focal = {
+        'SIMPLE_PINHOLE': ('plumb_bob', ()),
+        'SIMPLE_RADIAL': ('plumb_bob', (*p[3:], 0.0, 0.0, 0.0)),
+        'RADIAL': ('plumb_bob', (*p[3:], 0.0, 0.0)),
+        'SIMPLE_FISHEYE': ('equidistant', _FISHEYE_ZERO),
+        'SIMPLE_RADIAL_FISHEYE': ('equidistant', (*p[3:], 0.0, 0.0, 0.0)),
+        'RADIAL_FISHEYE': ('equidistant', (*p[3:], 0.0, 0.0)),
+    }
+    two_focals = {
+        'PINHOLE': ('plumb_bob', ()),
+        'OPENCV': ('plumb_bob', p[4:]),
+        'FULL_OPENCV': ('rational_polynomial', p[4:]),
+        'FISHEYE': ('equidistant', _FISHEYE_ZERO),
+        'OPENCV_FISHEYE': ('equidistant', p[4:]),
+    }
+    if camera.model in one_focal:
+        (model, distortion), (fx, fy, cx, cy) = one_focal[camera.model], (p[0], *p[:3])
+    elif camera.model in two_focals:
+        (model, distortion), (fx, fy, cx, cy) = two_focals[camera.model], p[:4]
+    else:
+        return None
+    if model == 'equidistant' and not any(distortion):
+        distortion = _FISHEYE_ZERO
+    # COLMAP counts from the corner of the image, we from the centre of the first pixel.
+    return Camera(camera.width, camera.height, fx, fy, cx - 0.5, cy - 0.5, distortion, model)
+
+
+def _pycolmap_camera(camera: ColmapCamera, where: str):
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise DatasetError(
+            f'{where}: cameras of the model {camera.model} need pycolmap: '
+            'pip install pycolmap (or pip install "pose_reloc[matching]")'
+        ) from error
+    if camera.model == 'EQUIRECTANGULAR':
+        raise DatasetError(
+            f'{where}: an EQUIRECTANGULAR camera sees all around, which no single image plane '
+            'holds; cut perspective views from the images first'
+        )
+    # The checks of Camera, before pycolmap allocates anything of this size.
+    Camera(camera.width, camera.height, camera.params[0], camera.params[0], 0, 0)
+    try:
+        return pycolmap.Camera(
+            model=camera.model, width=camera.width, height=camera.height, params=camera.params
+        )
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise DatasetError(
+            f'{where}: this pycolmap does not know the model {camera.model}; '
+            'pip install --upgrade pycolmap'
+        ) from error
+
+
+def _fitted(source, where: str) -> Camera | None:
+    """The camera that projects pycolmap's viewing rays to their pixels; None where none does."""
+    u, v = np.meshgrid(np.linspace(0, source.width, 25), np.linspace(0, source.height, 19))
+    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
+    rays = source.cam_ray_from_img(pixels)
+    front = np.isfinite(rays).all(axis=1) & (rays[:, 2] > 0.02)
+    if front.mean() < 0.5:
+        raise DatasetError(f'{where}: the camera sees behind itself in most of its image')
+    rays, uv = rays[front], pixels[front] - 0.5
+    for model, coefficients in (('equidistant', 4), ('rational_polynomial', 12)):
+        camera = _fit(rays, uv, (source.width, source.height), model, coefficients)
+        error = np.linalg.norm(camera.project(rays) - uv, axis=1)
+        if np.all(error < _FIT_LIMIT_PX):
+            return camera
+    return None
+
+
+def _fit(rays, uv, size, model: str, coefficients: int) -> Camera:
+    """Focal lengths, centre and distortion that best project the rays (N, 3) to pixels (N, 2)."""
+    from scipy.optimize import least_squares
+
+    scale = max(size) / 2
+    start = np.zeros(4 + coefficients)
+    start[:4] = 1.0, 1.0, (size[0] - 1) / 2 / scale, (size[1] - 1) / 2 / scale
+
+    def camera(x) -> Camera:
+        distortion = x[4:] if np.any(x[4:]) else np.full(coefficients, 1e-15)
+        focal = np.maximum(np.abs(x[:2]), 1e-3) * scale
+        numbers = [float(n) for n in (*focal, *(x[2:4] * scale))]
+        return Camera(*size, *numbers, tuple(distortion), model)
+
+    def residual(x) -> np.ndarray:
+        error = np.nan_to_num((camera(x).project(rays) - uv) / scale, nan=10.0)
+        return np.clip(error, -10, 10).ravel()
+
+    return camera(least_squares(residual, start, x_scale='jac', max_nfev=60).x)
+
+
+def _undistorted(source, where: str) -> ConvertedCamera:
+    """The pinhole camera that COLMAP itself would undistort to, and the way there."""
+    import pycolmap
+
+    pinhole = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), source)
+    fx, fy, cx, cy = (float(p) for p in pinhole.params)
+    camera = Camera(pinhole.width, pinhole.height, fx, fy, cx - 0.5, cy - 0.5)
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
+    uv = source.img_from_cam(camera.unproject(pixels, np.ones(len(pixels)))) - 0.5
+    if not np.isfinite(uv).all():
+        raise DatasetError(f'{where}: pycolmap cannot undistort this camera')
+    maps = uv.astype(np.float32).reshape(camera.height, camera.width, 2)
+    return ConvertedCamera(camera, maps[..., 0].copy(), maps[..., 1].copy())

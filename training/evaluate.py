@@ -1,0 +1,230 @@
+"""Runs a Relocalizer over posed images and sums up what came back, beside two baselines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pose_reloc.camera import Camera
+from pose_reloc.errors import DatasetError
+from pose_reloc.geometry import pose_residual
+from pose_reloc.network import NetworkSettings, PoseRegressor
+from pose_reloc.preprocess import normalize, to_network_image
+from pose_reloc.relocalizer import Relocalizer, Status
+from pose_reloc.scene import SceneModel
+from training.datasets import Sample
+from training.metrics import coverage, mean_pose, nees, per_frame_errors, pose_metrics
+
+
+_BASELINE_KEYS = (
+    'median_position_m', 'median_rotation_deg', 'p90_position_m', 'p90_rotation_deg', 'recall'
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of an evaluation.
+
+    Attributes:
+        name: of the image, for people.
+        time_s: its stamp, seconds.
+        truth: true pose (4, 4); None where unknown.
+        estimate: the pose (4, 4) that came back; None when nothing did.
+        covariance_66: the covariance that came with it.
+        status: of the answer, or why there is none: 'LOST', 'unreadable', 'no answer', ...
+        reasons: names of the gates that refused.
+        latency_s: from handing the image over to having the answer; None without one.
+    """
+
+    name: str
+    time_s: float
+    truth: np.ndarray | None
+    estimate: np.ndarray | None
+    covariance_66: np.ndarray | None = None
+    status: str = ''
+    reasons: tuple[str, ...] = ()
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Frames and the poses of the two baselines for the frames that have a truth."""
+
+    frames: list[Frame]
+    baselines: dict[str, dict] = field(default_factory=dict)
+
+    def summary(self) -> dict:
+        """The result as plain JSON types, without the frames.
+
+        Medians and percentiles are over the answered frames; recall is over all frames that have a
+        truth, so that silence is not rewarded.
+        """
+        answered = [f for f in self.frames if f.estimate is not None]
+        scored = [f for f in answered if f.truth is not None]
+        with_truth = sum(f.truth is not None for f in self.frames)
+        truth = np.array([f.truth for f in scored]).reshape(-1, 4, 4)
+        estimate = np.array([f.estimate for f in scored]).reshape(-1, 4, 4)
+        result = pose_metrics(truth, estimate)
+        share = len(scored) / with_truth if with_truth else 0.0
+        result['recall'] = {k: v * share for k, v in result['recall'].items()}
+        result |= {
+            'frames': len(self.frames),
+            'answered': len(answered),
+            'with_truth': with_truth,
+            'not_answered': _count(f.status for f in self.frames if f.estimate is None),
+            'reasons': _count(r for f in self.frames for r in f.reasons),
+        }
+        latency = [f.latency_s * 1e3 for f in answered if f.latency_s is not None]
+        for p in (50, 95):
+            result[f'latency_p{p}_ms'] = float(np.percentile(latency, p)) if latency else None
+        covariances = [f.covariance_66 for f in scored if f.covariance_66 is not None]
+        if scored and len(covariances) == len(scored):
+            squared = nees(pose_residual(truth, estimate), np.array(covariances))
+            result['nees_mean'] = float(squared.mean())
+            result['coverage'] = coverage(squared)
+        result['baselines'] = {
+            name: {k: m[k] for k in _BASELINE_KEYS} for name, m in self.baselines.items()
+        }
+        return result
+
+    def to_json(self) -> dict:
+        """The summary and every frame, as plain JSON types."""
+        return self.summary() | {'per_frame': [_frame_json(f) for f in self.frames]}
+
+
+def evaluate(relocalizer: Relocalizer, samples: list[Sample], title: str = 'evaluating'):
+    """Localises every sample.
+
+    A damaged image is counted as unreadable and the rest is still answered.
+
+    Returns:
+        An Evaluation; poses are those of the colour camera in the scene's world.
+    """
+    frames, features, truths = [], [], []
+    relocalizer.warm_up()
+    retrieval = RetrievalBaseline(relocalizer.scene)
+    for sample in tqdm(samples, title, unit='img', disable=None):
+        name = f'{sample.sequence}/{sample.image_path.name}'
+        try:
+            image = sample.load_image()
+        except DatasetError as error:
+            tqdm.write(f'skipped: {error}')
+            frames.append(
+                Frame(name, sample.timestamp, sample.world_T_camera, None, status='unreadable')
+            )
+            continue
+        start = time.perf_counter()
+        answer = relocalizer.localize(image, sample.camera)
+        latency = time.perf_counter() - start
+        lost = answer.status is Status.LOST
+        frames.append(
+            Frame(
+                name,
+                sample.timestamp,
+                sample.world_T_camera,
+                None if lost else answer.world_T_camera,
+                None if lost else answer.covariance_66,
+                answer.status.value,
+                answer.reasons,
+                latency,
+            )
+        )
+        features.append(retrieval.describe(image, sample.camera))
+        truths.append(sample.world_T_camera)
+    return Evaluation(frames, baselines(retrieval, features, truths))
+
+
+class RetrievalBaseline:
+    """Answers with the pose of the training image that looks most alike.
+
+    Alike to the backbone as it was before training (ImageNet's, as a rule), so that the baseline
+    has learnt nothing of the scene.
+    """
+
+    def __init__(self, scene: SceneModel):
+        self.scene = scene
+        network = PoseRegressor(NetworkSettings(**scene.header.network))
+        state = {n: torch.from_numpy(w).float() for n, w in scene.start_backbone.items()}
+        network.backbone.load_state_dict(state)
+        self._network = network.eval().to(memory_format=torch.channels_last)
+
+    def describe(self, image_HW3: np.ndarray, camera: Camera | None = None) -> np.ndarray:
+        """Features (F,) of unit length of one uint8 RGB image."""
+        header = self.scene.header
+        small = to_network_image(image_HW3, camera or header.camera, header.network_camera)
+        return unit_features(self._network, small[None])[0]
+
+    def nearest(self, features_NF) -> np.ndarray:
+        """Poses (N, 4, 4) of the training images nearest in angle to the features."""
+        similarity = np.asarray(features_NF) @ self.scene.start_features.astype(np.float32).T
+        return self.scene.train_world_T_camera[similarity.argmax(axis=1)]
+
+
+def unit_features(network: PoseRegressor, image_BHW3: np.ndarray) -> np.ndarray:
+    """Backbone features (B, F) float32, rows of unit length, of network images, on the CPU."""
+    with torch.inference_mode():
+        features = network.features(normalize(torch.from_numpy(np.array(image_BHW3))))
+        return torch.nn.functional.normalize(features.float(), dim=1).numpy()
+
+
+def baselines(
+    retrieval: RetrievalBaseline,
+    features: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    map_T_scene: np.ndarray | None = None,
+    camera_T_body: np.ndarray | None = None,
+) -> dict[str, dict]:
+    """What two methods that learn nothing would have answered.
+
+    `retrieval` is `RetrievalBaseline`; `mean_pose` always answers with the mean training pose.
+
+    Args:
+        retrieval: of the scene.
+        features: `retrieval.describe(image)` of each image.
+        truths: its true pose (4, 4): of the camera in the scene, or, with the next two, of a body
+            in the map.
+        map_T_scene: (4, 4) when the truths are in another frame than the scene.
+        camera_T_body: (4, 4) when the truths are those of a body that carries the camera.
+
+    Returns:
+        Name to the metrics of `pose_metrics`; empty without images.
+    """
+    if len(features) == 0:
+        return {}
+    before = np.eye(4) if map_T_scene is None else map_T_scene
+    after = np.eye(4) if camera_T_body is None else camera_T_body
+    truths = np.array(truths)
+    mean = before @ mean_pose(retrieval.scene.train_world_T_camera) @ after
+    nearest = before @ retrieval.nearest(features) @ after
+    return {
+        'mean_pose': pose_metrics(truths, np.broadcast_to(mean, truths.shape)),
+        'retrieval': pose_metrics(truths, nearest),
+    }
+
+
+def _frame_json(frame: Frame) -> dict:
+    values = {
+        'name': frame.name,
+        'time_s': frame.time_s,
+        'status': frame.status,
+        'reasons': list(frame.reasons),
+        'latency_ms': None if frame.latency_s is None else frame.latency_s * 1e3,
+        'truth': None if frame.truth is None else frame.truth.tolist(),
+        'estimate': None if frame.estimate is None else frame.estimate.tolist(),
+    }
+    if frame.truth is not None and frame.estimate is not None:
+        metres, degrees = per_frame_errors(frame.truth[None], frame.estimate[None])
+        values |= {'position_error_m': float(metres[0]), 'rotation_error_deg': float(degrees[0])}
+    return values
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
