@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,7 +31,14 @@ class BuiltScene:
     result: TrainingResult
 
 
-def build_scene(dataset: Dataset, settings: TrainSettings, name: str, command: str) -> BuiltScene:
+def build_scene(
+    dataset: Dataset,
+    settings: TrainSettings,
+    name: str,
+    command: str,
+    folder: Path | None = None,
+    resume: bool = False,
+) -> BuiltScene:
     """Trains on the training split of a dataset and puts together everything inference needs.
 
     Args:
@@ -38,13 +46,15 @@ def build_scene(dataset: Dataset, settings: TrainSettings, name: str, command: s
         settings: see TrainSettings.
         name: of the scene, for people.
         command: how the run was started, for the recipe.
+        folder, resume: as `trainer.train`.
 
     Raises:
         PoseRelocError: bad data or settings.
     """
     samples = dataset.split('train')
     cache = build_cache(samples, CacheSettings(settings.short_side, settings.points, settings.seed))
-    result = train(cache, [sample.sequence for sample in samples], settings)
+    sequences = [sample.sequence for sample in samples]
+    result = train(cache, sequences, settings, folder, resume)
     recipe = result.recipe | {
         'command': command,
         'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),

@@ -20,7 +20,6 @@ from pose_reloc.scene import SceneModel
 from training.datasets import Sample
 from training.metrics import coverage, mean_pose, nees, per_frame_errors, pose_metrics
 
-
 _BASELINE_KEYS = (
     'median_position_m', 'median_rotation_deg', 'p90_position_m', 'p90_rotation_deg', 'recall'
 )  # fmt: skip

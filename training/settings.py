@@ -10,6 +10,7 @@ import yaml
 
 from pose_reloc.errors import SettingsError
 from pose_reloc.network import NetworkSettings
+from pose_reloc.relocalizer import PRECISIONS
 from training.losses import LossSettings
 from training.view_synthesis import ViewSettings
 
@@ -33,6 +34,7 @@ class TrainSettings:
     learning_rate: float = 1e-4
     schedule: str = 'constant'  # or 'cosine', which ends at zero
     warmup: float = 0.0  # fraction of the run over which the learning rate rises linearly
+    geometric_warmup: float = 0.1  # fraction trained with homoscedastic first ([K]: 500 of 5000)
     normalize_translation: bool = False  # the head works in units of the scene's extent
     validation: float = 0.1  # fraction of the training images held out, in blocks
     validate_every: int = 50  # epochs
@@ -54,6 +56,10 @@ class TrainSettings:
             raise SettingsError(f'warmup must lie in [0, 1), got {self.warmup}')
         if self.minutes is not None and self.minutes <= 0:
             raise SettingsError(f'minutes must be positive, got {self.minutes}')
+        if self.precision != 'auto' and self.precision not in PRECISIONS:
+            raise SettingsError(
+                f"precision must be 'auto' or one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
 
     def to_dict(self) -> dict:
         """The fields as plain JSON types."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ EXAMPLES = """\
   pose_reloc train --dataset 7scenes --path chess --out chess.scene --preset paper --device cuda
   pose_reloc train --dataset 7scenes --path chess --out chess.scene \\
       --backbone-weights mobilenet_v2.pth
+  pose_reloc train --dataset 7scenes --path chess --out chess.scene --resume
+  torchrun --nproc_per_node=4 -m pose_reloc.cli train --dataset 7scenes ...
 """
 
 
@@ -47,7 +50,12 @@ def add_arguments(parser) -> None:
     parser.add_argument('--batch', type=int)
     parser.add_argument('--learning-rate', type=float)
     parser.add_argument('--device', help='auto (default), cpu, cuda, cuda:1')
+    parser.add_argument('--precision', help='auto (default), float32, bfloat16, float16')
     parser.add_argument('--seed', type=int)
+    parser.add_argument(
+        '--run', metavar='DIR', help='checkpoints, metrics, curves, TensorBoard (default: OUT.run)'
+    )
+    parser.add_argument('--resume', action='store_true', help='continue the run of that folder')
     parser.add_argument('--name', help='name of the scene (default: the name of --out)')
 
 
@@ -99,7 +107,15 @@ def run(args) -> int:
         f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
         f'{settings.loss.name} loss, {_budget(settings)}'
     )
-    built = build_scene(dataset, settings, args.name or out.stem, ' '.join(sys.argv[1:]))
+    folder = Path(args.run).expanduser() if args.run else out.with_suffix(f'{out.suffix}.run')
+    name, command = args.name or out.stem, ' '.join(sys.argv[1:])
+    try:
+        built = build_scene(dataset, settings, name, command, folder, args.resume)
+    except KeyboardInterrupt:
+        print(f'\nstopped; the same command with --resume goes on from {folder}', file=sys.stderr)
+        raise
+    if int(os.environ.get('RANK', 0)) != 0:
+        return 0
     built.scene.save(out)
     recipe = built.result.recipe
     print(

@@ -143,7 +143,7 @@ class Builder:
         if blocks:
             world_T_box = np.eye(4)
             world_T_box[:3, 3] = centre + lift / 2
-            half = np.array([radius * 0.85, radius * 0.85, height / 2])
+            half = np.array([radius * 0.68, radius * 0.68, height / 2])  # inside all its faces
             self.blockers.append(Blocker(world_T_box, half, (-1,) * 6))
 
     def _lid(self, centre: np.ndarray, radius: float, texture: np.ndarray, glow) -> None:

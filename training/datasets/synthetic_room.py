@@ -119,7 +119,7 @@ def _lit_texture(quad, maps, light: Light) -> np.ndarray:
     texture = np.ascontiguousarray(quad.texture[..., :3])
     if quad.glow:
         tint = {
-            'day': np.multiply(light.day_colour, (0.35 * light.day * light.exposure) ** 0.4),
+            'day': np.multiply(light.day_colour, (0.36 * light.day * light.exposure) ** 0.45),
             'lamps': np.multiply(light.lamp_colour, 0.75 + 0.4 * min(light.lamps, 1.0)),
             'self': np.ones(3),
         }[quad.glow]
