@@ -4,7 +4,12 @@ The public API is `Relocalizer`, `PoseEstimate`, `Status` and `Camera`. Heavy im
 on first use, so that `import pose_reloc` and `pose_reloc --help` stay fast.
 """
 
+import os
 from importlib import import_module
+
+# OpenMP threads that spin while they wait starve everything else on a busy robot, and themselves:
+# with another process on the same cores a step was measured 10 times slower. Read at torch's start.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 __version__ = '0.1.0'
 

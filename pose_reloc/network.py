@@ -214,6 +214,9 @@ def _load_state(backbone: nn.Module, state: dict, source: str, name: str) -> Non
             f'{source} does not fit backbone {name}: {len(missing)} of {len(own)} tensors are '
             f'missing, the first is {missing[0]!r}'
         )
+    strange = [k for k in own if k in state and not isinstance(state[k], torch.Tensor)]
+    if strange:
+        raise WeightsError(f'{source} does not hold a state dict: {strange[0]!r} is no tensor')
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
     if wrong:
         raise WeightsError(

@@ -57,10 +57,10 @@ def held_out_covariance(a_T_true_N44, a_T_estimate_N44) -> np.ndarray:
     if len(residual_N6) == 0:
         raise ValueError('a covariance needs at least one held-out frame')
     covariance = residual_N6.T @ residual_N6 / len(residual_N6)
-    variance = np.diag(covariance)
     # Floors of 1 mm and 0.06 deg: a zero variance would mean infinite trust downstream.
-    needed = np.maximum(np.quantile(residual_N6**2, 0.95, axis=0) / _CHI2_95_1, 1e-6)
-    gain = np.sqrt(np.maximum(needed / np.maximum(variance, 1e-12), 1.0))
+    covariance = covariance + np.diag(np.maximum(1e-6 - np.diag(covariance), 0.0))
+    needed = np.quantile(residual_N6**2, 0.95, axis=0) / _CHI2_95_1
+    gain = np.sqrt(np.maximum(needed / np.diag(covariance), 1.0))
     covariance = covariance * np.outer(gain, gain)
     # Shrink correlations a little so that few frames still give a positive-definite matrix.
     return 0.9 * covariance + 0.1 * np.diag(np.diag(covariance))

@@ -318,7 +318,7 @@ def homography_error(prediction: PosePrediction, target: PoseTarget, x_min, x_ma
 
 
 def inverse_depth_mean(x_min: torch.Tensor, x_max: torch.Tensor) -> torch.Tensor:
-    """Mean of 1/x over [x_min, x_max]: ln(x_max / x_min) / (x_max - x_min), 1/x_min in the limit."""
+    """Mean of 1/x over [x_min, x_max]: ln(x_max / x_min) / (x_max - x_min), or 1/x_min if equal."""
     r = (x_max - x_min) / x_min
     small = r < 1e-3
     safe = torch.where(small, torch.ones_like(r), r)

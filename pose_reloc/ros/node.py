@@ -303,7 +303,7 @@ class RelocNode(LifecycleNode):
             start = time.perf_counter()
             self._publish(answer)
             end = time.perf_counter()
-            answer.timings |= {'publish': end - start, 'total': end - frame.received}
+            answer.timings.update({'publish': end - start, 'total': end - frame.received})
             self._finish(answer)
         except Exception as error:  # the context may be shut down under this thread
             if self.context.ok() and self._active:

@@ -26,6 +26,15 @@ FEATURES = {
 SMALL = NetworkSettings('squeezenet1_0', hidden=16)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Worker threads that wait for a busy core would take longer than these small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope='module')
 def image():
     return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
@@ -220,7 +229,7 @@ def test_a_failed_download_names_the_choices(network, monkeypatch):
 
 
 def test_real_imagenet_weights_tell_images_apart():
-    """With the real file, features of one photograph and its mirror differ less than of another."""
+    """With the real file, features of neighbouring photographs differ less than of distant ones."""
     root = os.environ.get('POSE_RELOC_DATA')
     if not root:
         pytest.skip('POSE_RELOC_DATA is not set: no ImageNet weights and no real images here')

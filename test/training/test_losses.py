@@ -32,7 +32,7 @@ def wxyz(rotation):
 
 
 def random_batch(seed, B=6, K=12, dtype=torch.float64):
-    """A prediction that is off by decimetres and tens of degrees, with a raw quaternion; a target."""
+    """A prediction off by decimetres and tens of degrees, of any quaternion norm, and a target."""
     rng = np.random.default_rng(seed)
     camera_R_world = Rotation.random(B, random_state=rng)
     c = rng.normal(size=(B, 3))
@@ -295,7 +295,9 @@ def test_descending_the_gradient_reaches_the_true_pose(name):
 
 def test_posenet_by_hand():
     target = PoseTarget(tensor([[1, 2, 3], [0, 0, 0]]), tensor([[1, 0, 0, 0], [0, 1, 0, 0]]))
-    prediction = PosePrediction(tensor([[1, 5, 7], [0, 0, 2]]), tensor([[3, 0, 0, 0], [0, 1, 0, 0]]))
+    prediction = PosePrediction(
+        tensor([[1, 5, 7], [0, 0, 2]]), tensor([[3, 0, 0, 0], [0, 1, 0, 0]])
+    )
     # (5 + 500 * 2 + 2 + 0) / 2 with the raw quaternion, (5 + 0 + 2 + 0) / 2 with the unit one.
     assert make('posenet')(prediction, target).item() == pytest.approx(503.5)
     assert make('posenet', beta=10.0)(prediction, target).item() == pytest.approx(13.5)
@@ -304,7 +306,8 @@ def test_posenet_by_hand():
 
 def test_homoscedastic_by_hand():
     target = PoseTarget(tensor([[0, 0, 0]]), tensor([[1, 0, 0, 0]]))
-    prediction = PosePrediction(tensor([[0, 3, -4]]), tensor([[1.2, 0, 1.6, 0]]))  # (0.6, 0, 0.8, 0)
+    # Normalised, the quaternion is (0.6, 0, 0.8, 0).
+    prediction = PosePrediction(tensor([[0, 3, -4]]), tensor([[1.2, 0, 1.6, 0]]))
     l1 = 7 + (0.4 + 0.8) * math.exp(3) - 3
     assert make('homoscedastic')(prediction, target).item() == pytest.approx(l1)
     l2 = 5 * math.exp(-1) + 1 + math.sqrt(0.16 + 0.64) * math.exp(2) - 2
@@ -356,9 +359,7 @@ def test_geometric_is_the_reprojection_error_of_opencv():
     expected = [cv2_geometric(prediction, target, i).mean() for i in range(6)]
     assert float(make('geometric')(prediction, target)) == pytest.approx(np.mean(expected))
     clipped = [cv2_geometric(prediction, target, i, 0.1).mean() for i in range(6)]
-    assert float(make('geometric', clip=0.1)(prediction, target)) == pytest.approx(
-        np.mean(clipped)
-    )
+    assert float(make('geometric', clip=0.1)(prediction, target)) == pytest.approx(np.mean(clipped))
     assert np.mean(clipped) < 0.9 * np.mean(expected)  # else the clip was not tried
 
 
@@ -396,12 +397,10 @@ def test_a_batch_is_the_mean_of_its_images(name):
     prediction, target = random_batch(15)
     loss = make(name)
     single = [
-        float(
-            loss(
-                PosePrediction(*(x[i : i + 1] for x in prediction)),
-                PoseTarget(*(x[i : i + 1] for x in target)),
-            )
-        )
+        loss(
+            PosePrediction(*(x[i : i + 1] for x in prediction)),
+            PoseTarget(*(x[i : i + 1] for x in target)),
+        ).item()
         for i in range(6)
     ]
     assert loss(prediction, target).item() == pytest.approx(np.mean(single), rel=1e-12)
@@ -418,7 +417,7 @@ def test_autocast_does_not_lower_the_precision(name):
     value = loss(half, target)
     assert value.dtype == torch.float32
     same = loss(PosePrediction(*(x.float() for x in half)), target)
-    assert float(value) == float(same)
+    assert value.item() == same.item()
 
 
 def test_the_published_adam_eps():

@@ -19,7 +19,7 @@ from training.trainer import held_out_blocks, train
 from training.view_synthesis import ViewSettings
 
 SMALL = TrainSettings(
-    network=NetworkSettings(hidden=64),
+    network=NetworkSettings('resnet18', hidden=64),
     backbone_weights='none',
     short_side=48,
     points=64,
@@ -29,6 +29,7 @@ SMALL = TrainSettings(
     normalize_translation=True,
     validate_every=4,
     device='cpu',
+    precision='float32',
 )
 
 
@@ -51,12 +52,12 @@ def sequences(dataset):
 def test_the_loss_falls(cache, sequences, views):
     result = train(cache, sequences, replace(SMALL, views=views))
     losses = [row['loss'] for row in result.history]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert len(result.world_T_camera_held_out[0]) == result.recipe['images_held_out'] > 0
 
 
 def test_same_seed_same_weights(cache, sequences):
-    settings = replace(SMALL, epochs=2, views=ViewSettings(), precision='float32')
+    settings = replace(SMALL, epochs=2, views=ViewSettings())
     first, second = (train(cache, sequences, settings).network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = train(cache, sequences, replace(settings, seed=1)).network.state_dict()

@@ -13,12 +13,12 @@ sizes: without them the size is taken from the measurements, which reach nearly 
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, DatasetError
@@ -26,7 +26,7 @@ from pose_reloc.geometry import invert_pose, pose_matrix
 from training.datasets import Dataset, Sample
 from training.datasets.files import image_file, image_size, missing_images
 from training.datasets.text import Line, next_line, read_lines
-from training.datasets.tracks import Tracks
+from training.datasets.tracks import TrackReader, Tracks
 
 _OPTICAL_R_BUNDLER = np.diag([1.0, -1.0, -1.0])
 _MAXIMUM_SIDE = 65535
@@ -44,15 +44,10 @@ class _View:
 
 @dataclass(frozen=True)
 class _Bundle:
-    """A bundle file: views (None where not registered) and what they see.
-
-    Attributes:
-        reach_N2: largest |x| and |y| of each view's measurements, pixels from the centre.
-    """
+    """A bundle file: views (None where not registered) and what they see."""
 
     views: list[_View | None]
     tracks: Tracks
-    reach_N2: np.ndarray
 
 
 def load(path: Path) -> Dataset:
@@ -63,7 +58,7 @@ def load(path: Path) -> Dataset:
     """
     if not (path / 'list.db.txt').is_file():
         raise DatasetError(f'{path} is not a Dubrovnik6K-like folder: it has no list.db.txt')
-    names = _read_list(path / 'list.db.txt')
+    names = list(read_lines(path / 'list.db.txt'))
     bundle = _read_bundle(_find(path, 'bundle.db.out'), len(names))
     warnings: list[str] = []
     train = _samples(path, dict(enumerate(names)), bundle, 'train', warnings)
@@ -75,8 +70,7 @@ def load(path: Path) -> Dataset:
 def _test_samples(path: Path, warnings: list[str]) -> list[Sample]:
     if not (path / 'list.query.txt').is_file():
         return []
-    queries = {line.text for line in _read_list(path / 'list.query.txt')}
-    queries = {text.split()[0] for text in queries}
+    queries = {_name(line) for line in read_lines(path / 'list.query.txt')}
     bundle_file, list_file = _find(path, 'bundle.orig.out'), _find(path, 'list.orig.txt')
     if not (bundle_file.is_file() and list_file.is_file()):
         warnings.append(
@@ -84,9 +78,9 @@ def _test_samples(path: Path, warnings: list[str]) -> list[Sample]:
             'list.orig.txt their poses are unknown: the test split is empty'
         )
         return []
-    names = _read_list(list_file)
+    names = list(read_lines(list_file))
     bundle = _read_bundle(bundle_file, len(names))
-    chosen = {i: line for i, line in enumerate(names) if line.text.split()[0] in queries}
+    chosen = {i: line for i, line in enumerate(names) if _name(line) in queries}
     if len(chosen) < len(queries):
         warnings.append(
             f'{len(queries) - len(chosen)} of {len(queries)} images of list.query.txt are not in '
@@ -100,8 +94,8 @@ def _find(path: Path, name: str) -> Path:
     return path / name if (path / name).is_file() else path / 'bundle' / name
 
 
-def _read_list(file: Path) -> list[Line]:
-    return list(read_lines(file))
+def _name(line: Line) -> str:
+    return line.text.split()[0]
 
 
 def _samples(
@@ -112,9 +106,10 @@ def _samples(
         view = bundle.views[index]
         if view is None:
             continue
-        name = line.text.split()[0]
+        name = _name(line)
         image_path = image_file(path, name, line.where)
-        size = image_size(image_path) if image_path.is_file() else _size(bundle.reach_N2[index])
+        reach = bundle.tracks.reach_N2[index]
+        size = image_size(image_path) if image_path.is_file() else _size(reach)
         samples.append(
             Sample(
                 image_path,
@@ -155,25 +150,15 @@ def _read_bundle(file: Path, expected: int) -> _Bundle:
     if cameras != expected:
         raise first.error(f'the model has {cameras} cameras but its list {expected} images')
     views = [_read_view(lines, file, f'camera {i + 1} of {cameras}') for i in range(cameras)]
-    xyz, image_M, point_M = array('d'), array('i'), array('i')
-    xy_M2 = array('f')
-    for i in range(points):
+    reader = TrackReader(cameras)
+    for i in tqdm(range(points), file.name, unit='point', disable=None, leave=False):
         what = f'point {i + 1} of {points}'
         line = next_line(lines, file, what)
-        xyz.extend(line.numbers(line.words('x y z')))
+        xyz = line.numbers(line.words('x y z'))
         next_line(lines, file, f'the colour of {what}')
         line = next_line(lines, file, f'the views of {what}')
-        words = line.text.split()
-        (seen,) = line.integers(words[:1], 0, len(words))
-        if len(words) != 1 + 4 * seen:
-            raise line.error(f'expected {seen} views `camera key x y`')
-        image_M.extend(line.integers(words[1::4], 0, cameras))
-        point_M.extend([i] * seen)
-        xy = line.numbers([word for k in range(3, len(words), 4) for word in words[k : k + 2]])
-        xy_M2.extend(xy)
-    reach_N2 = np.zeros((cameras, 2))
-    np.maximum.at(reach_N2, np.array(image_M), np.abs(np.reshape(xy_M2, (-1, 2))))
-    return _Bundle(views, Tracks(xyz, image_M, point_M, cameras), reach_N2)
+        reader.add(xyz, line, line.text.split())
+    return _Bundle(views, reader.tracks())
 
 
 def _read_view(lines, file: Path, what: str) -> _View | None:
@@ -189,4 +174,4 @@ def _read_view(lines, file: Path, what: str) -> _View | None:
         raise first.error('the focal length is negative')
     R = _OPTICAL_R_BUNDLER @ first.nearest_rotation(rows[:3])
     camera_T_world = pose_matrix(R, _OPTICAL_R_BUNDLER @ rows[3])
-    return _View(focal, k1, k2, invert_pose(camera_T_world))
+    return _View(float(focal), float(k1), float(k2), invert_pose(camera_T_world))

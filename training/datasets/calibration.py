@@ -51,8 +51,8 @@ def camera_source(
         camera = _read_yaml(path / 'calibration.yaml')
         return CameraSource(lambda w, h: _resized(camera, w, h, path / 'calibration.yaml'))
     if (path / 'K.txt').is_file():
-        K = _read_matrix(path / 'K.txt')
-        return CameraSource(lambda w, h: Camera(w, h, K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+        fx, fy, cx, cy = _read_matrix(path / 'K.txt')
+        return CameraSource(lambda w, h: Camera(w, h, fx, fy, cx, cy))
     return fallback
 
 
@@ -97,11 +97,12 @@ def _resized(camera: Camera, width: int, height: int, file: Path) -> Camera:
     return camera.scaled(width, height)
 
 
-def _read_matrix(file: Path) -> np.ndarray:
+def _read_matrix(file: Path) -> tuple[float, float, float, float]:
+    """(fx, fy, cx, cy) of a file that holds the calibration matrix."""
     lines = list(read_lines(file))
     if len(lines) != 3:
         raise DatasetError(f'{file} must hold a 3x3 matrix, it has {len(lines)} lines')
     K = np.array([line.numbers(line.words('a b c')) for line in lines])
     if not np.allclose(K[2], (0, 0, 1)) or min(K[0, 0], K[1, 1]) <= 0:
         raise DatasetError(f'{file} is not a calibration matrix: [[fx 0 cx] [0 fy cy] [0 0 1]]')
-    return K
+    return float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])

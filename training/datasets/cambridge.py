@@ -145,7 +145,7 @@ def _with_points(
         if cameras:
             camera = cameras.make(*size)
         else:
-            _check_size(entry, size, model.reach_N[index])
+            _check_size(entry, size, model.tracks.reach_N2[index].max())
             camera = model.camera(index, *size)
         seen = model.tracks.seen(index)
         seen = seen[_usable(model.tracks.points(seen), entry.world_T_camera, camera)]

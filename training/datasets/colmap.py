@@ -17,7 +17,7 @@ from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
 from training.datasets import Dataset, Sample
 from training.datasets.colmap_cameras import ConvertedCamera, convert_camera
-from training.datasets.colmap_model import ColmapImage, ColmapModel, has_model, read_model
+from training.datasets.colmap_model import ColmapModel, has_model, read_model
 from training.datasets.files import image_file, image_size, inside, missing_images, natural_order
 from training.datasets.text import read_lines
 
@@ -39,6 +39,10 @@ def load(path: Path, model: str | None = None, images: str = 'images', every: in
     reconstruction = read_model(folder)
     if not reconstruction.images:
         raise DatasetError(f'the model in {folder} has no images')
+    warnings.append(
+        'distances are in the units of the model, which are metres only if it was aligned '
+        '(colmap model_aligner)'
+    )
     if not len(reconstruction.points):
         warnings.append(f'the model in {folder} has no 3D points')
     root = inside(path, images, 'the option images')
@@ -74,9 +78,8 @@ def _find_model(path: Path, model: str | None) -> tuple[Path, list[str]]:
 
 def _samples(model: ColmapModel, root: Path, folder: Path) -> dict[str, Sample]:
     cameras = {
-        key: convert_camera(camera, f'{folder}, camera {key}')
-        for key, camera in model.cameras.items()
-        if any(image.camera_id == key for image in model.images)
+        key: convert_camera(model.cameras[key], f'{folder}, camera {key}')
+        for key in {image.camera_id for image in model.images}
     }
     samples = {}
     for order, image in enumerate(sorted(model.images, key=lambda i: natural_order(i.name))):
@@ -88,14 +91,10 @@ def _samples(model: ColmapModel, root: Path, folder: Path) -> dict[str, Sample]:
             image.world_T_camera,
             image.name.rpartition('/')[0],
             float(order),
-            points_loader=partial(_points, model, image) if len(model.points) else None,
+            points_loader=partial(model.points_of, image) if len(model.points) else None,
             image_loader=None if converted.map_u is None else partial(converted.load_image, path),
         )
     return samples
-
-
-def _points(model: ColmapModel, image: ColmapImage):
-    return model.points_of(image)
 
 
 def _resized(converted: ConvertedCamera, path: Path) -> Camera:

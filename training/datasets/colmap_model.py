@@ -77,6 +77,12 @@ class ColmapModel:
     point_ids: np.ndarray
     points: np.ndarray
 
+    def knows(self, ids: np.ndarray) -> bool:
+        """True where the model holds all these points."""
+        places = np.searchsorted(self.point_ids, ids)
+        inside = bool(np.all(places < len(self.point_ids)))
+        return inside and np.array_equal(self.point_ids[places], ids)
+
     def points_of(self, image: ColmapImage) -> np.ndarray:
         """World points (N, 3) that an image sees."""
         return self.points[np.searchsorted(self.point_ids, image.point_ids)]
@@ -119,7 +125,7 @@ def _check(model: ColmapModel, folder: Path, has_points: bool) -> None:
     for image in model.images:
         if image.camera_id not in model.cameras:
             raise DatasetError(f'{folder}: image {image.name} has no camera {image.camera_id}')
-        if has_points and not np.isin(image.point_ids, model.point_ids).all():
+        if has_points and not model.knows(image.point_ids):
             raise DatasetError(
                 f'{folder}: image {image.name} sees points that points3D does not hold; '
                 'the files are of different models or damaged'

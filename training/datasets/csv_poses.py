@@ -53,9 +53,11 @@ def load(
     rows = [(line, row) for file in files for line, row in _read_table(file)]
     rows = [(line, row) for line, row in rows if scene in ('', row['scene'])]
     _check_scenes({row['scene'] for _, row in rows}, scene, path)
+    warnings = [f'{path} holds poses only: no depth and no 3D points']
     if rotation == 'auto':
         named = all(_SEVEN_SCENES.search(row['img_path']) for _, row in rows)
         rotation = 'camera_to_world' if named else 'world_to_camera'
+        warnings.append(f'the quaternions are taken as {rotation}; the option rotation changes it')
     source = camera_source(folder, intrinsics, _no_camera(folder))
     splits: dict[str, list[Sample]] = {'train': [], 'test': []}
     for order, (line, row) in enumerate(rows):
@@ -66,10 +68,6 @@ def load(
         image_path = existing_image(root, row['img_path'], line.where)
         camera = source.make(*image_size(image_path))
         splits[row['split']].append(Sample(image_path, camera, pose, row['seq'], float(order)))
-    warnings = [
-        f'the quaternions are taken as {rotation}; the option rotation changes it',
-        f'{path} holds poses only: no depth and no 3D points',
-    ]
     return Dataset(rows[0][1]['scene'], splits['train'], splits['test'], warnings)
 
 

@@ -11,16 +11,16 @@ k1 = -r, k2 = 3 r^2, k3 = -12 r^3; the fit stays within 0.1 px at 1920x1080 for 
 
 from __future__ import annotations
 
-from array import array
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from pose_reloc.camera import Camera
 from training.datasets.text import Line, next_line, read_lines
-from training.datasets.tracks import Tracks
+from training.datasets.tracks import TrackReader, Tracks
 
 _CAMERA = 'file focal W P Q R X Y Z r'
 _POINT = 'X Y Z R G B n'
@@ -35,14 +35,12 @@ class Reconstruction:
         focal_N: focal lengths in pixels.
         radial_N: r of the measurement distortion.
         tracks: which points each image sees.
-        reach_N: largest |x| or |y| of each image's measurements, in pixels from the centre.
     """
 
     index: dict[str, int]
     focal_N: np.ndarray
     radial_N: np.ndarray
     tracks: Tracks
-    reach_N: np.ndarray
 
     def find(self, name: str) -> int | None:
         """Index of an image; the suffix does not count (the original lists disagree about it)."""
@@ -50,7 +48,7 @@ class Reconstruction:
 
     def camera(self, index: int, width: int, height: int) -> Camera:
         """The camera of an image of this size, principal point in its centre."""
-        f, r = self.focal_N[index], self.radial_N[index]
+        f, r = float(self.focal_N[index]), float(self.radial_N[index])
         k1, k2, k3 = opencv_radial(r, np.hypot(width, height) / 2 / f)
         cx, cy = (width - 1) / 2, (height - 1) / 2
         return Camera(width, height, f, f, cx, cy, (k1, k2, 0.0, 0.0, k3))
@@ -96,36 +94,25 @@ def read_nvm(path: Path) -> Reconstruction:
         index[_stem(words[0])] = i
         focal.append(values[0])
         radial.append(values[8])
-    tracks, reach_N = _read_points(lines, path, images)
-    return Reconstruction(index, np.array(focal), np.array(radial), tracks, reach_N)
+    return Reconstruction(
+        index, np.array(focal), np.array(radial), _read_points(lines, path, images)
+    )
 
 
-def _read_points(lines: Iterator[Line], path: Path, images: int):
-    """`tracks` and `reach_N`."""
+def _read_points(lines: Iterator[Line], path: Path, images: int) -> Tracks:
     count = _count(next_line(lines, path, 'the number of points'))
-    points, image_M, point_M, xy_M2 = array('d'), array('i'), array('i'), array('f')
+    reader = TrackReader(images)
     for i in range(count):
         line = next_line(lines, path, f'point {i + 1} of {count}')
         words = line.words(_POINT, more=True)
-        points.extend(line.numbers(words[:3]))
-        (seen,) = line.integers(words[6:7], 0, len(words))
-        if len(words) < 7 + 4 * seen:
-            raise line.error(f'expected {seen} measurements `image feature x y`')
-        image_M.extend(line.integers(words[7 : 7 + 4 * seen : 4], 0, images))
-        point_M.extend([i] * seen)
-        xy_M2.extend(line.numbers([words[k + j] for k in range(9, 7 + 4 * seen, 4) for j in (0, 1)]))
-    reach_N = np.zeros(images)
-    np.maximum.at(reach_N, np.array(image_M), np.abs(np.reshape(xy_M2, (-1, 2))).max(axis=1))
-    return Tracks(points, image_M, point_M, images), reach_N
+        reader.add(line.numbers(words[:3]), line, words[6:])
+    return reader.tracks()
 
 
 def _count(line: Line) -> int:
-    # Lists grow while they are read, so a wrong count ends at the end of the file.
     (count,) = line.integers(line.words('count'), 0, 2**31)
     return count
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name.replace('\\', '/')).with_suffix('')) if name else name
-
-
+    return re.sub(r'\.[^./]*$', '', name.replace('\\', '/'))

@@ -5,9 +5,9 @@
     calibration.yaml                            colour and depth share one pinhole camera
     scene.json                                  the settings, by which the folder is recognised
 
-Depth is exact up to the rounding to 1 mm, 0 where the window is; poses are camera-to-world. Integer
-pixel coordinates are pixel centres. The light differs between the sequences, and every test frame is
-at least 0.15 m or 8 degrees away from the training walks.
+Depth is exact up to the rounding to 1 mm, 0 in the view outside; poses are camera-to-world; integer
+pixel coordinates are pixel centres. The light differs between the sequences, and every test frame
+is at least 0.15 m or 8 degrees away from the training walks.
 
     room = Room(seed=0)                         the room itself, rendered from any pose
     rgb, depth_m = room.render(world_T_camera, camera, light)
@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError, SettingsError
-from training.datasets.synthetic_paths import scene_poses
-from training.datasets.synthetic_room import Light, Room
+from training.datasets.room.room import Light, Room
+from training.datasets.room.walks import scene_poses
 
 __all__ = ['LIGHTS', 'Light', 'Room', 'SyntheticSettings', 'camera_of', 'write_scene']
 

@@ -109,7 +109,9 @@ def camera_poses(centre_N3: np.ndarray, yaw, pitch, roll) -> np.ndarray:
     Yaw turns about world z from the x axis, positive pitch looks up, positive roll turns the camera
     clockwise about its optical axis.
     """
-    forward = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], -1)
+    forward = np.stack(
+        [np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], -1
+    )
     level = np.stack([np.sin(yaw), -np.cos(yaw), 0 * yaw], -1)
     below = np.cross(forward, level)
     cosine, sine = np.cos(roll)[:, None], np.sin(roll)[:, None]

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from training.datasets.synthetic_render import Quad
+from training.datasets.room.render import Quad
 
 SOURCES = ('day', 'sun', 'lamps')
-_TEXEL = 0.11  # metres between samples of diffuse light
+_TEXEL = 0.13  # metres between samples of diffuse light
 _SUN_TEXEL = 0.03  # metres between samples of sunlight, whose edges are sharp
 _LIFT = 0.006  # metres: rays start this far above their surface
-_RAYS = 40  # hemisphere rays per texel
+_RAYS = 32  # hemisphere rays per texel
 _BOUNCES = 4
 _CHUNK = 32768  # rays per task: its arrays stay in the cache
 
@@ -393,7 +393,7 @@ def _blocked(point: np.ndarray, way: np.ndarray, reach: np.ndarray, tree: _BoxTr
 
 
 def _first_hit(point, way, tree, blockers, room, geometry: _QuadTable) -> np.ndarray:
-    """Texel index (N,) of the first surface along each ray: a blocker's face or the room's shell."""
+    """Texel index (N,) of the first surface along each ray: a box or the shell of the room."""
     best = np.full(len(point), np.inf, np.float32)
     owner = np.full(len(point), -1)
     tree.trace(point, way, best, owner)

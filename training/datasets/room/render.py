@@ -201,7 +201,7 @@ class QuadRenderer:
 
 
 def _row_spans(forms: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last pixel (N, height) int16 of every quad in every row; first > last where none."""
+    """First and last pixel (N, height) int16 of every quad in every row; first > last for none."""
     s, t, w = forms[:, 0], forms[:, 1], forms[:, 2]
     # Each side is a u + b v + c >= 0; s >= 0 and w - s >= 0 imply w = 1/z >= 0: no clipping needed.
     sides = np.stack([s, w - s, t, w - t], 1)  # (N, 4, 3)

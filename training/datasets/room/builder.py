@@ -1,4 +1,4 @@
-"""Puts quads together: boxes, prisms and panels with materials, for `synthetic_furniture`."""
+"""Puts quads together: boxes, prisms and panels with materials, for `layout`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from training.datasets.synthetic_light import Blocker
-from training.datasets.synthetic_render import Quad
+from training.datasets.room.light import Blocker
+from training.datasets.room.render import Quad
 
 # A material gives a texture for a face of so many metres (width, height).
 Material = Callable[[float, float], np.ndarray]

@@ -10,9 +10,10 @@ import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError
-from training.datasets.synthetic_furniture import ROOM, build_room
-from training.datasets.synthetic_light import light_maps
-from training.datasets.synthetic_render import QuadRenderer, mip_pyramid
+from training.datasets.room.layout import build_room
+from training.datasets.room.light import light_maps
+from training.datasets.room.materials import ROOM
+from training.datasets.room.render import QuadRenderer, mip_pyramid
 
 _GAMMA = 1.9  # a little below the display's 2.2: the contrast of a photograph
 
@@ -55,7 +56,7 @@ class Room:
 
     @property
     def quads(self):
-        """All surfaces of the room, as `synthetic_render.Quad`."""
+        """All surfaces of the room, as `render.Quad`."""
         return tuple(self._model.quads)
 
     @property
