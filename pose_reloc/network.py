@@ -207,7 +207,7 @@ def _load_torchvision_weights(backbone: nn.Module, name: str) -> str:
 
 def _load_state(backbone: nn.Module, state: dict, source: str, name: str) -> None:
     own = backbone.state_dict()
-    # The classifier is not part of the backbone; nor are BatchNorm's counters, which old files lack.
+    # The classifier is not part of the backbone; BatchNorm's counters are missing in old files.
     missing = [k for k in own if k not in state and not k.endswith('num_batches_tracked')]
     if missing:
         raise WeightsError(

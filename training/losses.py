@@ -65,7 +65,7 @@ class LossSettings:
     s_q: float = -3.0  # homoscedastic: log variance of quaternions at the start, then learned
     clip: float = 100.0  # geometric: largest error of one point, normalised coordinates
     unit_norm_weight: float = 10.0  # maxerror: weight of (|q_hat| - 1)^2
-    depth_range: tuple[float, float] | None = None  # global_homography: near, far in metres by hand
+    depth_range: tuple[float, float] | None = None  # homography: near, far in metres set by hand
 
     def __post_init__(self):
         if self.name not in LOSSES:
@@ -222,19 +222,38 @@ class MaxErrorLoss(PoseLoss):
         return torch.maximum(centimetres, degrees) + self.settings.unit_norm_weight * excess**2
 
 
-class LocalHomographyLoss(PoseLoss):
-    """`homography_error` with the depth range of each image ([H], the paper's recommendation)."""
+class _HomographyLoss(PoseLoss):
+    """What both homography losses share: a depth range for all images, where one is known."""
+
+    adam_eps = 1e-14
+
+    def __init__(self, settings: LossSettings | None = None):
+        super().__init__(settings)
+        known = self.settings.depth_range
+        common = None if known is None else torch.tensor(known, dtype=torch.float64)
+        self.register_buffer('depth_range', common, persistent=False)
+
+
+class LocalHomographyLoss(_HomographyLoss):
+    """`homography_error` with the depth range of each image ([H], the paper's recommendation).
+
+    An image whose own range is NaN or not positive, because it saw no valid depth, takes
+    `settings.depth_range`: one blank depth image must not end the training.
+    """
 
     name = 'local_homography'
     needs_depth_range = True
-    adam_eps = 1e-14
 
     def _per_image(self, prediction, target):
         x_min, x_max = target.depth_range.unbind(-1)
+        if self.depth_range is not None:
+            near, far = self.depth_range.to(prediction.w_t_c).unbind(-1)
+            known = (x_min > 0) & (x_max >= x_min) & torch.isfinite(x_max)
+            x_min, x_max = torch.where(known, x_min, near), torch.where(known, x_max, far)
         return homography_error(prediction, target, x_min, x_max)
 
 
-class GlobalHomographyLoss(PoseLoss):
+class GlobalHomographyLoss(_HomographyLoss):
     """`homography_error` with one depth range for the whole training set, or one set by hand ([H]).
 
     Raises:
@@ -243,7 +262,6 @@ class GlobalHomographyLoss(PoseLoss):
 
     name = 'global_homography'
     needs_global_range = True
-    adam_eps = 1e-14
 
     def __init__(self, settings: LossSettings | None = None):
         super().__init__(settings)
@@ -252,9 +270,6 @@ class GlobalHomographyLoss(PoseLoss):
                 'loss global_homography needs a depth range, but the dataset has neither depth nor '
                 '3D points; give the nearest and farthest distance with --depth-range NEAR FAR'
             )
-        self.register_buffer(
-            'depth_range', torch.tensor(self.settings.depth_range, dtype=torch.float64), False
-        )
 
     def _per_image(self, prediction, target):
         x_min, x_max = self.depth_range.to(prediction.w_t_c).unbind(-1)
@@ -279,13 +294,15 @@ def build_loss(settings: LossSettings, depth_range=None) -> PoseLoss:
 
     Args:
         settings: its own `depth_range`, set by hand, goes before the training set's.
-        depth_range: (x_min, x_max) in metres over the whole training set, for global_homography.
+        depth_range: (x_min, x_max) in metres over the whole training set: what global_homography
+            uses, and local_homography for images without a range of their own.
 
     Raises:
         SettingsError: global_homography without any depth range, or an impossible one.
     """
     loss = LOSSES[settings.name]
-    if loss.needs_global_range and settings.depth_range is None and depth_range is not None:
+    takes_range = issubclass(loss, _HomographyLoss) and depth_range is not None
+    if takes_range and settings.depth_range is None:
         settings = replace(settings, depth_range=tuple(float(x) for x in depth_range))
     return loss(settings)
 

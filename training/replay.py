@@ -112,9 +112,10 @@ def _play(bag: Bag, topic, scene_path: Path, base: str, settings: ReplaySettings
     wanted = {topic.name, camera_info_topic(topic.name), '/tf', '/tf_static'}
     types = {t.name: t.type for t in bag.topics if t.name in wanted}
     node = settings.node or f'/{NODE_NAME}'
-    with Player(topic.name, types, node) as player, tqdm(
-        total=topic.count, desc='replaying', unit='img', disable=None
-    ) as bar:
+    with (
+        Player(topic.name, types, node) as player,
+        tqdm(total=topic.count, desc='replaying', unit='img', disable=None) as bar,
+    ):
 
         def play(alive=lambda: None):
             player.wait_until_ready(alive)

@@ -175,9 +175,7 @@ def verdict(health: Health, numbers: Snapshot) -> tuple[Level, str]:
     if numbers.image_age is None and numbers.running > health.image_timeout:
         warnings.insert(0, f"no image has come on '{health.image_topic}'")
     elif numbers.image_age is not None and not fresh:
-        warnings.insert(
-            0, f"no image on '{health.image_topic}' for {numbers.image_age:.1f} s"
-        )
+        warnings.insert(0, f"no image on '{health.image_topic}' for {numbers.image_age:.1f} s")
     failed = numbers.recent.get(Outcome.FAILED, 0)
     if failed:
         warnings.append(f'{failed} images could not be used in the last {_WINDOW_S:.0f} s')

@@ -94,7 +94,7 @@ def is_compressed(message) -> bool:
 
 
 def image_from_message(message) -> np.ndarray:
-    """uint8 RGB (H, W, 3) of a sensor_msgs/Image or CompressedImage; see the two functions below."""
+    """uint8 RGB (H, W, 3) of a sensor_msgs/Image or CompressedImage, by the functions below."""
     return image_from_compressed(message) if is_compressed(message) else image_from_raw(message)
 
 
@@ -300,9 +300,8 @@ def _matrix(t, q) -> np.ndarray:
 def _fill(t, q, a_T_b) -> None:
     a_T_b = np.asarray(a_T_b, dtype=np.float64)
     t.x, t.y, t.z = (float(v) for v in a_T_b[:3, 3])
-    q.x, q.y, q.z, q.w = (
-        float(v) for v in xyzw_from_wxyz(quaternion_from_rotation(a_T_b[:3, :3]))
-    )
+    q_xyzw = xyzw_from_wxyz(quaternion_from_rotation(a_T_b[:3, :3]))
+    q.x, q.y, q.z, q.w = (float(v) for v in q_xyzw)
 
 
 def pose_message(stamp: int, frame: str, frame_T_body, covariance_66):

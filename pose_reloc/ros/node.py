@@ -7,7 +7,10 @@ the newest image. Works with rclpy of Humble, Jazzy and Kilted.
 from __future__ import annotations
 
 import gc
+import signal
+import socket
 import sys
+import threading
 import time
 
 import rclpy
@@ -19,6 +22,8 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -390,37 +395,59 @@ class RelocNode(LifecycleNode):
 
 
 def main(args=None) -> int:
-    """Runs the node until it is interrupted. Returns 2 if it cannot start."""
-    rclpy.init(args=args)
+    """Runs the node until SIGINT or SIGTERM. Returns 0, or 2 if it cannot start."""
+    stop = Future()
+    _on_signals(lambda: stop.set_result(None))
+    # rclpy's own handlers would shut the context down under the threads that still use it.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
         node = RelocNode()
         if node.get_parameter('autostart').value and not node.start():
             return 2
-        _spin(node)
+        _spin(node, stop)
     except PoseRelocError as error:
         print(f'reloc_node: {error}', file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         if node is not None:
             node.close()
-        if rclpy.ok():
-            rclpy.shutdown()
+        rclpy.try_shutdown()
     return 0
 
 
-def _spin(node: RelocNode) -> None:
+def _on_signals(act) -> None:
+    """Calls `act` on SIGINT or SIGTERM, in a thread; no signal interrupts the rest of the program.
+
+    Whoever sends a second one, as `ros2 launch` does when it is told twice, does no harm.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+    def wait():
+        reader.recv(1)
+        act()
+
+    threading.Thread(target=wait, name='signals', daemon=True).start()
+
+
+def _spin(node: RelocNode, stop: Future) -> None:
+    """Executes callbacks until `stop` is done or the context is shut down."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while rclpy.ok():
+    while rclpy.ok() and not stop.done():
         try:
-            executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
+            executor.spin_until_future_complete(stop)
+        except ExternalShutdownException:
             raise
         except Exception as error:  # Humble raises from an impossible lifecycle request
             node.get_logger().error(f'{type(error).__name__} in a callback: {error}')
+    executor.remove_node(node)
 
 
 if __name__ == '__main__':

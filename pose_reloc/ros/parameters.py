@@ -154,9 +154,7 @@ def _check(item, value) -> None:
     """Raises SettingsError unless `value` fits the dataclass field `item`."""
     metadata, kind = item.metadata, type(item.default)
     if type(value) is not kind:
-        raise SettingsError(
-            f"parameter '{item.name}' must be {_kind_name(kind)}, got {value!r}"
-        )
+        raise SettingsError(f"parameter '{item.name}' must be {_kind_name(kind)}, got {value!r}")
     if metadata['choices'] and value not in metadata['choices']:
         raise SettingsError(
             f"parameter '{item.name}' must be one of {', '.join(metadata['choices'])}, "
@@ -243,8 +241,9 @@ def read(node, changed: dict | None = None) -> NodeSettings:
 def yaml_text() -> str:
     """The text of config/reloc.yaml: every parameter at its default, with its description."""
     lines = [
-        '# Parameters of reloc_node at their defaults. Written from pose_reloc/ros/parameters.py by',
-        '# `python -m pose_reloc.ros.parameters`; edit a copy and pass it with params_file:=FILE.',
+        '# Parameters of reloc_node, at their defaults. To change them, edit a copy and pass it with',
+        '# params_file:=FILE.',
+        '# Written from pose_reloc/ros/parameters.py by `python -m pose_reloc.ros.parameters`.',
         '/**:',
         '  ros__parameters:',
     ]

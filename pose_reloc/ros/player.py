@@ -71,7 +71,7 @@ class NodeProcess:
         command = [sys.executable, '-m', 'pose_reloc.ros.node', '--ros-args']
         for name, value in {'use_sim_time': True, **parameters}.items():
             text = str(value).lower() if isinstance(value, bool) else f'{value}'
-            command += ['-p', f"{name}:={text!r}" if isinstance(value, str) else f'{name}:={text}']
+            command += ['-p', f'{name}:={text!r}' if isinstance(value, str) else f'{name}:={text}']
         for source, target in remappings.items():
             command += ['-r', f'{source}:={target}']
         command += ['--log-level', f'{NODE_NAME}:=warn']

@@ -211,9 +211,8 @@ class TransformTree:
             known = set(self._edges) | {edge.parent for edge in self._edges.values()}
             missing = [name for name in (target, source) if name not in known]
             if missing:
-                raise TransformError(
-                    f"frame '{missing[0]}' is not on TF (frames: {', '.join(sorted(known)) or 'none'})"
-                )
+                names = ', '.join(sorted(known)) or 'none'
+                raise TransformError(f"frame '{missing[0]}' is not on TF (frames: {names})")
             raise TransformError(
                 f"frames '{target}' (below '{down[-1]}') and '{source}' (below '{up[-1]}') are not "
                 'connected on TF'

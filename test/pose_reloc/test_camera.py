@@ -51,7 +51,7 @@ def test_projection_by_hand():
 
 @CAMERAS
 def test_points_at_or_behind_the_camera_have_no_pixel(camera):
-    points = np.array([[0.1, 0.2, 2], [0, 0, 0], [0.1, 0.2, -2]])
+    points = np.array([[0.1, 0.2, 2], [0.1, 0.2, 0], [0.1, 0.2, -2]])
     uv = camera.project(points)
     assert np.isfinite(uv[0]).all() and np.isnan(uv[1:]).all()
     assert np.isnan(camera.project(points[1:])).all()

@@ -50,7 +50,8 @@ def network():
 def test_backbones_build_and_predict_poses(backbone, image):
     torch.manual_seed(0)
     network = PoseRegressor(NetworkSettings(backbone, hidden=32))
-    assert network.training  # building must not leave BatchNorm and dropout switched off
+    # Building must not leave BatchNorm or dropout switched off.
+    assert all(module.training for module in network.modules())
     network.eval()
     with torch.inference_mode():
         features = network.features(image)

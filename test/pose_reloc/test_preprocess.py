@@ -107,6 +107,14 @@ def test_another_camera_gives_the_same_view(other):
     assert error.mean() < 2 and np.quantile(error, 0.999) < 10
 
 
+def test_shrinking_through_a_lens_does_not_alias():
+    """A pattern finer than the small pixels comes out as its mean grey, not as moire."""
+    fine = (np.indices((480, 640)).sum(0) % 2 * 255).astype(np.uint8)
+    image = np.repeat(fine[..., None], 3, axis=2)
+    found = to_network_image(image, LENS, network_camera(LENS, 120))
+    assert np.abs(found[3:-3, 3:-3].astype(float) - 127.5).max() < 12
+
+
 def test_rays_outside_the_image_are_black():
     narrow = Camera(640, 480, 900, 900, 319.5, 239.5)
     white = np.full((480, 640, 3), 255, np.uint8)

@@ -187,6 +187,19 @@ def test_a_range_set_by_hand_goes_before_the_dataset():
     assert float(by_hand(prediction, target)) == pytest.approx(float(expected), rel=1e-12)
 
 
+def test_an_image_without_valid_depth_takes_the_range_of_all():
+    prediction, target = random_batch(18, B=4)
+    ranges = tensor([[1.0, 2.0], [math.nan, math.nan], [0.0, 3.0], [2.0, 1.0]])
+    w_t_c = prediction.w_t_c.clone().requires_grad_()
+    prediction = prediction._replace(w_t_c=w_t_c)
+    value = make('local_homography')(prediction, target._replace(depth_range=ranges))
+    filled = tensor([[1.0, 2.0], [NEAR, FAR], [NEAR, FAR], [NEAR, FAR]])
+    expected = homography_error(prediction, target, *filled.T).mean()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    value.backward()
+    assert torch.isfinite(w_t_c.grad).all()
+
+
 def test_mean_inverse_depth_and_its_limit():
     for ratio in (1e-15, 1e-9, 1e-6, 0.99e-3, 1.01e-3, 0.1, 1.0, 1e4):
         far = NEAR * (1 + ratio)
@@ -195,6 +208,9 @@ def test_mean_inverse_depth_and_its_limit():
         assert float(found) == pytest.approx(expected, rel=1e-12)
     found32 = inverse_depth_mean(torch.tensor([NEAR] * 2), torch.tensor([NEAR, NEAR + 1e-6]))
     np.testing.assert_allclose(found32.numpy(), 1 / NEAR, rtol=1e-5)
+    near = tensor(NEAR).requires_grad_()
+    inverse_depth_mean(near, tensor(NEAR)).backward()
+    assert near.grad.item() == pytest.approx(-0.5 / NEAR**2)  # -1/2 from each end of the range
 
 
 def test_homography_sees_a_hundredth_of_a_degree_in_float32():

@@ -31,7 +31,7 @@ def add_arguments(parser) -> None:
     parser.add_argument('--map-frame', default='map')
     parser.add_argument('--base-frame', default='base_link')
     parser.add_argument('--node', help='use this running node (it needs use_sim_time)')
-    parser.add_argument('--device', default='auto', help="of the node: auto (default), cpu, cuda")
+    parser.add_argument('--device', default='auto', help='of the node: auto (default), cpu, cuda')
     add_result_arguments(parser)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
+from training.datasets.options import checked_options
 
 # kind -> module; each has `load(path: Path, **options) -> Dataset`.
 LOADERS = {
@@ -130,12 +130,7 @@ def open_dataset(kind: str, path: str | Path, **options) -> Dataset:
     if not path.exists():
         raise DatasetError(f'no dataset at {path}: there is no such file or folder')
     load = import_module(LOADERS[kind]).load
-    known = list(signature(load).parameters)[1:]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        choice = ', '.join(known) or 'it has none'
-        raise DatasetError(f'{kind} datasets have no option {unknown[0]!r}; choose from: {choice}')
-    return load(path, **options)
+    return load(path, **checked_options(kind, load, options))
 
 
 def read_image(path: Path, flags: int | None = None) -> np.ndarray:

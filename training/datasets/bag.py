@@ -96,9 +96,7 @@ class Truth:
     def at(self, stamp: int) -> np.ndarray | None:
         """The pose (4, 4) at this time, interpolated; None where the recording does not know."""
         try:
-            return self.tree.lookup(
-                self.parent, self.child, stamp, tolerance=_TRUTH_TOLERANCE_S
-            )
+            return self.tree.lookup(self.parent, self.child, stamp, tolerance=_TRUTH_TOLERANCE_S)
         except TransformError:
             return None
 
@@ -153,7 +151,9 @@ class Bag:
             for topic in images:
                 if chosen in (topic.name, topic.name.removesuffix('/compressed')):
                     return topic
-            raise BagError(f'{self.path} has no images on {chosen}; image topics: {names or "none"}')
+            raise BagError(
+                f'{self.path} has no images on {chosen}; image topics: {names or "none"}'
+            )
         if not images:
             others = ', '.join(f'{t.name} ({t.type})' for t in self.topics)
             raise BagError(f'{self.path} holds no images; its topics are: {others or "none"}')

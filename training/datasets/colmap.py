@@ -52,7 +52,7 @@ def load(path: Path, model: str | None = None, images: str = 'images', every: in
         train = _listed(path / 'list_db.txt', samples, warnings)
         test = _listed(path / 'list_query.txt', samples, warnings)
         return Dataset(path.resolve().name, train, test, warnings)
-    if not isinstance(every, int) or every < 0 or every == 1:
+    if every < 0 or every == 1:
         raise DatasetError(f'the option every must be 0 or at least 2, got {every!r}')
     ordered = [samples[name] for name in sorted(samples, key=natural_order)]
     test = ordered[::every] if every else []

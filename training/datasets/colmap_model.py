@@ -6,6 +6,7 @@ files must be refused: every count is checked against the size of the file befor
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _pose(q_wxyz, c_t_w, where: str) -> np.ndarray:
     """`world_T_camera` from COLMAP's world-to-camera quaternion and translation."""
     if not np.all(np.isfinite([*q_wxyz, *c_t_w])):
         raise DatasetError(f'{where}: the pose holds NaN or infinity')
-    length = np.linalg.norm(q_wxyz)
+    length = math.hypot(*q_wxyz)
     if not 0.9 < length < 1.1:
         raise DatasetError(f'{where}: the quaternion has length {length:.4g} instead of 1')
     return invert_pose(pose_matrix(rotation_from_quaternion(q_wxyz), c_t_w))

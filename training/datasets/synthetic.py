@@ -164,11 +164,13 @@ def _render_sequences(folder: Path, settings: SyntheticSettings) -> None:
             frames = _frames(sequence, poses, (settings.seed, 11, number))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 jobs = [pool.submit(_write_frame, room, light, settings, f) for f in frames]
-                for job in as_completed(jobs):
-                    if job.exception():
-                        pool.shutdown(cancel_futures=True)
-                    job.result()
-                    bar.update()
+                try:
+                    for job in as_completed(jobs):
+                        job.result()
+                        bar.update()
+                except BaseException:  # a full disk, Ctrl-C: do not render the rest first
+                    pool.shutdown(cancel_futures=True)
+                    raise
 
 
 def _frames(sequence: Path, poses_N44: np.ndarray, seed: tuple[int, ...]) -> list[_Frame]:

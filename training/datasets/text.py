@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class Line:
         Raises:
             DatasetError: it is not of unit length.
         """
-        length = float(np.linalg.norm(q_wxyz))
+        length = math.hypot(*q_wxyz)
         if not _QUATERNION_LENGTH[0] <= length <= _QUATERNION_LENGTH[1]:
             raise self.error(f'the quaternion has length {length:.4g} instead of 1')
         return rotation_from_quaternion(q_wxyz)

@@ -134,9 +134,7 @@ class System:
 
         client = self.client
         self.image_publisher = client.create_publisher(Image, 'image', 10)
-        self.compressed_publisher = client.create_publisher(
-            CompressedImage, 'image/compressed', 10
-        )
+        self.compressed_publisher = client.create_publisher(CompressedImage, 'image/compressed', 10)
         self.info_publisher = client.create_publisher(CameraInfo, 'camera_info', 10)
         self.clock_publisher = client.create_publisher(Clock, '/clock', 10)
         self.tf_publisher = client.create_publisher(TFMessage, '/tf', 10)
@@ -144,9 +142,7 @@ class System:
         pose = PoseWithCovarianceStamped
         client.create_subscription(pose, '/pose_reloc/pose', self.poses.append, 50)
         client.create_subscription(pose, '/pose_reloc/camera_pose', self.camera_poses.append, 50)
-        client.create_subscription(
-            DiagnosticArray, '/pose_reloc/status', self.statuses.append, 50
-        )
+        client.create_subscription(DiagnosticArray, '/pose_reloc/status', self.statuses.append, 50)
         client.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 10)
         client.create_subscription(
             TFMessage, '/tf', lambda m: self.transforms.extend(m.transforms), 100

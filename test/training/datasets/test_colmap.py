@@ -1,6 +1,7 @@
 """COLMAP models: written by pycolmap, an independent implementation, and read by ours."""
 
 import struct
+import sys
 
 import cv2
 import numpy as np
@@ -181,7 +182,7 @@ def test_cameras_project_as_colmap_does(model):
 
 
 def test_undistorted_images_have_the_size_of_their_camera(tmp_path, world):
-    params = (60, 62, 32, 24, -0.01, 0.002, 0.01, -0.02, 0.001, 0.0005, 0.01, 0.008)
+    params = (40, 42, 32, 24, -0.05, 0.01, 0.05, -0.05, 0.01, 0.005, 0.05, 0.04)
     write(tmp_path, world, build(world, 'THIN_PRISM_FISHEYE', params)[0])
     sample = open_dataset('colmap', tmp_path).train[0]
     assert sample.camera.is_pinhole
@@ -249,3 +250,11 @@ def test_folder_without_a_model(tmp_path):
         open_dataset('colmap', tmp_path)
     with pytest.raises(DatasetError, match='the option model'):
         open_dataset('colmap', tmp_path, model='../elsewhere')
+
+
+def test_common_cameras_need_no_pycolmap_and_others_say_so(tmp_path, world, monkeypatch):
+    write(tmp_path, world, build(world)[0])
+    monkeypatch.setitem(sys.modules, 'pycolmap', None)
+    assert len(open_dataset('colmap', tmp_path).train) == 8
+    with pytest.raises(DatasetError, match='pip install pycolmap'):
+        convert_camera(ColmapCamera('FOV', 640, 480, PARAMETERS['FOV']), 'here')
