@@ -7,25 +7,18 @@ Arguments left empty keep the value of `params_file`. `--show-args` explains all
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-# Arguments that set the parameter of the same name, and its type.
-_PARAMETERS = {
-    'scene': str,
-    'image_transport': str,
-    'tf_mode': str,
-    'map_frame': str,
-    'base_frame': str,
-    'device': str,
-    'autostart': bool,
-    'use_sim_time': bool,
-}
-_BOOL = ['', 'true', 'false']
+from launch import LaunchDescription
+
+# Arguments that set the parameter of the same name.
+_TEXTS = ('scene', 'image_transport', 'tf_mode', 'map_frame', 'base_frame', 'device')
+_SWITCHES = ('autostart', 'use_sim_time')
+_SWITCH = ['', 'true', 'false']
 
 
 def generate_launch_description():
@@ -43,8 +36,9 @@ def generate_launch_description():
         ),
         argument(
             'image',
-            'Topic of the camera images, without /compressed, for example /camera/image_raw. '
-            'camera_info is taken from the topic beside it. Empty: image.',
+            'Topic of the camera images, such as /camera/image_raw; camera_info is taken from the '
+            'topic beside it. With /compressed at its end, compressed images are received.',
+            'image',
         ),
         argument('camera_info', 'Topic of the camera_info, if it is not beside the images.'),
         argument(
@@ -56,7 +50,7 @@ def generate_launch_description():
         argument(
             'namespace', 'Namespace of the node and of its relative topics, for example /robot1.'
         ),
-        argument('params_file', 'Parameters of the node: an edited copy of this file.', parameters),
+        argument('params_file', 'Parameters of the node. Edit a copy of this file.', parameters),
         argument(
             'tf_mode',
             'TF to publish: none; separate (map -> base_link_reloc, a leaf that cannot conflict); '
@@ -77,13 +71,13 @@ def generate_launch_description():
             'autostart',
             'Configure and activate at start; false when a lifecycle manager does it. '
             'Empty: as in params_file (true).',
-            choices=_BOOL,
+            choices=_SWITCH,
         ),
         argument(
             'use_sim_time',
             'Take the time from /clock: for simulations and bags. Empty: as in params_file '
             '(false).',
-            choices=_BOOL,
+            choices=_SWITCH,
         ),
         argument(
             'log_level',
@@ -101,41 +95,36 @@ def generate_launch_description():
     ])  # fmt: skip
 
 
-def _given(values: dict) -> dict:
-    """The parameters given on the command line, with their types."""
-    given = {}
-    for name, (_, _, kind) in PARAMETERS.items():
-        text = values[name]
-        if not text:
-            continue
-        if kind is bool and text.lower() not in ('true', 'false'):
-            raise ValueError(f'{name}:={text} is neither true nor false')
-        given[name] = text.lower() == 'true' if kind is bool else text
-    if given.get('base_frame') == 'none':
-        given['base_frame'] = ''
-    return given
+def _node(context):
+    """The node with the arguments that were given."""
 
+    def value(name):
+        return LaunchConfiguration(name).perform(context)
 
-def _node(context) -> list:
-    values = context.launch_configurations
-    given = _given(values)
-    image = values['image_topic']
-    if image.endswith('/compressed'):
-        image = image[: -len('/compressed')]
+    # With the type, or launch would read a scene called 007 as the number 7.
+    given = {name: ParameterValue(value(name), value_type=str) for name in _TEXTS if value(name)}
+    given |= {name: value(name) == 'true' for name in _SWITCHES if value(name)}
+    topics = {name: value(name) for name in ('image', 'camera_info') if value(name)}
+    if topics.get('image', '').endswith('/compressed'):
+        topics['image'] = topics['image'][: -len('/compressed')]
         given.setdefault('image_transport', 'compressed')
-    remappings = [('image', image)]
-    if values['camera_info_topic']:
-        remappings.append(('camera_info', values['camera_info_topic']))
-    default_file = Path(get_package_share_directory('pose_reloc')) / 'config' / 'reloc.yaml'
     node = Node(
         package='pose_reloc',
         executable='reloc_node',
         name='pose_reloc',
-        namespace=values['namespace'],
-        parameters=[values['params_file'] or str(default_file), given],
-        remappings=remappings,
-        arguments=['--ros-args', '--log-level', f'pose_reloc:={values["log_level"]}'],
+        namespace=value('namespace'),
+        parameters=[str(Path(value('params_file')).expanduser()), given],
+        remappings=list(topics.items()),
+        arguments=['--ros-args', '--log-level', value('log_level')],
         output='screen',
         emulate_tty=True,
+        on_exit=_end if value('required') == 'true' else None,
     )
     return [node]
+
+
+def _end(event, context):
+    """Ends the launch with the node; an exception is what makes `ros2 launch` exit with 1."""
+    if event.returncode and not context.is_shutdown:
+        raise RuntimeError(f'reloc_node ended with exit code {event.returncode}')
+    return [Shutdown(reason='reloc_node ended')]

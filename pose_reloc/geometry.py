@@ -93,7 +93,7 @@ def pose_from_network(w_t_c, c_q_w):
 
 
 def network_from_pose(world_T_camera):
-    """Inverse of `pose_from_network`: returns `w_t_c` (..., 3) and unit `c_q_w` (..., 4), w >= 0."""
+    """Inverse of `pose_from_network`: `w_t_c` (..., 3) and unit `c_q_w` (..., 4) with w >= 0."""
     world_T_camera = np.asarray(world_T_camera, dtype=np.float64)
     c_R_w = np.swapaxes(world_T_camera[..., :3, :3], -1, -2)
     return world_T_camera[..., :3, 3].copy(), quaternion_from_rotation(c_R_w)
@@ -151,7 +151,7 @@ def interpolate_pose(a_T_b0, a_T_b1, alpha):
 
 
 def rotation_from_quaternion_torch(q_B4: torch.Tensor) -> torch.Tensor:
-    """Rotation matrices (..., 3, 3) of wxyz quaternions (..., 4), normalised first; differentiable."""
+    """Rotation matrices (..., 3, 3) of wxyz quaternions (..., 4), which are normalised first."""
     import torch
 
     w, x, y, z = torch.nn.functional.normalize(q_B4, dim=-1).unbind(-1)
@@ -164,7 +164,7 @@ def rotation_from_quaternion_torch(q_B4: torch.Tensor) -> torch.Tensor:
 
 
 def rotation_from_6d_torch(a_B6: torch.Tensor) -> torch.Tensor:
-    """Rotation matrices (..., 3, 3) from the continuous 6D representation (Zhou et al. 2019, eq. 8).
+    """Rotation matrices (..., 3, 3) from the continuous 6D form (Zhou et al. 2019, eq. 8).
 
     The first two rows are the two 3-vectors after Gram-Schmidt, the third is their cross product.
     """

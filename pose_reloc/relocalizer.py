@@ -127,7 +127,7 @@ class Relocalizer:
         return PoseEstimate(status, world_T_camera, covariance, tuple(reasons), timings)
 
     def _regress(self, image_BHW3: np.ndarray) -> np.ndarray:
-        """Network images (B, H, W, 3) uint8 to poses (B, 4, 4); NaN where the network gives none."""
+        """Network images (B, H, W, 3) uint8 to poses (B, 4, 4); NaN where there is none."""
         with torch.inference_mode(), self._autocast():
             image = torch.from_numpy(image_BHW3).to(self.device)
             prediction = self._network(normalize(image))
@@ -158,7 +158,8 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use 'auto' or 'cpu'"
+            f'device {name!r} cannot be used here ({str(error).splitlines()[0]}); '
+            "use 'auto' or 'cpu'"
         ) from error
     return device
 

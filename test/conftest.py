@@ -1,6 +1,7 @@
 """What many tests need: a tiny scene model, a small rendered room, the real data."""
 
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.scene import SceneHeader, SceneModel
 
 torch.set_num_threads(2)
+
+# Keeps DDS on this machine and apart from every other ROS system on it, before rclpy reads it.
+# Processes that the tests start inherit it.
+os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 100))
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 
 
 @pytest.fixture(scope='session', autouse=True)

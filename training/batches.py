@@ -41,11 +41,19 @@ class Batches:
             return self.resident[torch.as_tensor(index, device=self.device)]
         return torch.from_numpy(self.cache.images[np.asarray(index)]).to(self.device)
 
-    def batch(self, index: torch.Tensor, generator) -> tuple[torch.Tensor, PoseTarget]:
-        """Normalised images (B, 3, H, W) and their targets on the device."""
+    def batch(
+        self, index: torch.Tensor, progress: float, generator
+    ) -> tuple[torch.Tensor, PoseTarget]:
+        """Normalised images (B, 3, H, W) and their targets on the device.
+
+        Args:
+            index: of the training images (B,).
+            progress: of the run, in [0, 1]: how far new views may already go.
+            generator: of all randomness.
+        """
         if self.views is None:
             return normalize(self.images(index)), self._target(index)
-        return self._synthetic(index, generator)
+        return self._synthetic(index, self.views.at(progress), generator)
 
     def _target(self, index: torch.Tensor) -> PoseTarget:
         ranges = self.cache.depth_range
@@ -59,8 +67,10 @@ class Batches:
         )
         return PoseTarget(*(None if x is None else x.to(self.device) for x in target))
 
-    def _synthetic(self, index: torch.Tensor, generator) -> tuple[torch.Tensor, PoseTarget]:
-        views, camera = self.views, self.cache.camera
+    def _synthetic(
+        self, index: torch.Tensor, views: ViewSettings, generator
+    ) -> tuple[torch.Tensor, PoseTarget]:
+        camera = self.cache.camera
         has_depth = self.cache.depth is not None
         motion = sample_motion(len(index), views, has_depth, generator).double()
         world_T_view = self.world_T_camera[index] @ motion

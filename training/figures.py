@@ -7,6 +7,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from pose_reloc.scene import SceneModel
+from training.dataset_figure import floor_view
 from training.evaluate import Evaluation, Frame
 from training.metrics import per_frame_errors
 
@@ -16,20 +17,16 @@ _INK, _SOFT, _GRID, _BLUE, _ORANGE = '#1d2733', '#9aa7b4', '#e3e8ee', '#1769aa',
 def trajectory_figure(frames: list[Frame], scene: SceneModel) -> Figure:
     """The run from above: training path, true path, estimates coloured by position error.
 
-    "Above" is the direction in which the training cameras moved least, so that the picture is
-    right whatever axis of the scene points up.
-
     Args:
         frames: with truth and estimate.
         scene: its training poses are drawn in grey.
     """
-    map_T_scene = scene.map_T_scene
-    train = (map_T_scene @ scene.train_world_T_camera)[:, :3, 3]
+    train = scene.map_T_scene @ scene.train_world_T_camera
     truth = np.array([f.truth for f in frames])
     estimate = np.array([f.estimate for f in frames])
     position, _ = per_frame_errors(truth, estimate)
-    origin, axes = _floor_axes(train)
-    flat = [(x - origin) @ axes for x in (train, truth[:, :3, 3], estimate[:, :3, 3])]
+    view = floor_view(train)
+    flat = [view.flat(poses[:, :3, 3]) for poses in (train, truth, estimate)]
     train_xy, truth_xy, estimate_xy = flat
 
     figure = Figure(figsize=(10, 6.2))
@@ -50,7 +47,7 @@ def trajectory_figure(frames: list[Frame], scene: SceneModel) -> Figure:
     every = max(1, len(frames) // 25)
     reach = 0.05 * max(np.ptp(truth_xy[:, 0]), np.ptp(truth_xy[:, 1]), 0.5)
     for poses, xy, colour in ((truth, truth_xy, _INK), (estimate, estimate_xy, _BLUE)):
-        look = poses[::every, :3, 2] @ axes
+        look = poses[::every, :3, 2] @ view.axes
         axis.quiver(
             *xy[::every].T, *(look * reach).T, color=colour, angles='xy', scale_units='xy',
             scale=1, width=0.0022, alpha=0.8, zorder=5,
@@ -96,13 +93,6 @@ def error_figure(evaluation: Evaluation) -> Figure:
             _style(axis)
     over_time.set_xlabel('seconds (red: no answer)' if silent else 'seconds')
     return figure
-
-
-def _floor_axes(points_N3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (3,) and the two main directions (3, 2) in which points spread."""
-    centre = points_N3.mean(axis=0)
-    _, _, Vt = np.linalg.svd(points_N3 - centre, full_matrices=False)
-    return centre, Vt[:2].T
 
 
 def _style(axis) -> None:

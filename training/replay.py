@@ -63,11 +63,10 @@ def replay(bag_path: Path, scene_path: Path, settings: ReplaySettings = ReplaySe
         body = base or bag.frame_id(topic.name)
         truth = bag.truth(settings.map_frame, body, settings.truth_topic, tree)
         notes.append(f'truth: {truth.source}' if truth else 'truth: none in this bag')
-        playback = _play(bag, topic, scene_path, base, settings)
-        frames = _frames(bag, topic.name, playback, truth)
+        playback, times = _play(bag, topic, scene_path, base, settings)
+        frames = _frames(playback, times, truth)
         evaluation = Evaluation(frames, _baselines(bag, topic.name, scene, truth, camera_T_base))
-    times = {f'{m[0]}': m[1] for m in _names(bag_path, topic.name)}
-    images = {name: _Image(bag_path, topic.name, time) for name, time in times.items()}
+    images = {f'{stamp}': _Image(bag_path, topic.name, time) for stamp, time in times}
     return Replay(evaluation, notes, images)
 
 
@@ -82,11 +81,6 @@ class _Image:
     def __call__(self) -> np.ndarray:
         with Bag(self.bag_path) as bag:
             return bag.image_at(self.topic, self.time)
-
-
-def _names(bag_path: Path, topic: str) -> list[tuple[int, int]]:
-    with Bag(bag_path) as bag:
-        return [(message.stamp, message.time) for message in bag.messages([topic])]
 
 
 def _mounting(bag: Bag, topic: str, tree, base_frame: str, notes: list[str]):
@@ -105,21 +99,29 @@ def _mounting(bag: Bag, topic: str, tree, base_frame: str, notes: list[str]):
 
 
 def _play(bag: Bag, topic, scene_path: Path, base: str, settings: ReplaySettings):
+    """What came back, and (stamp, time of recording) in nanoseconds of every image in the bag."""
     # rclpy only where a node is talked to: reading bags needs no ROS.
     from pose_reloc.ros.player import NODE_NAME, NodeProcess, Player
 
     plain = topic.name.removesuffix('/compressed')
     wanted = {topic.name, camera_info_topic(topic.name), '/tf', '/tf_static'}
     types = {t.name: t.type for t in bag.topics if t.name in wanted}
-    node = settings.node or f'/{NODE_NAME}'
+    times = []
+
+    def messages():
+        for message in bag.messages(types):
+            if message.topic == topic.name:
+                times.append((message.stamp, message.time))
+            yield message
+
     with (
-        Player(topic.name, types, node) as player,
+        Player(topic.name, types, settings.node or NODE_NAME) as player,
         tqdm(total=topic.count, desc='replaying', unit='img', disable=None) as bar,
     ):
 
         def play(alive=lambda: None):
             player.wait_until_ready(alive)
-            return player.play(bag.messages(types), settings.rate, bar.update, alive)
+            return player.play(messages(), settings.rate, bar.update, alive), times
 
         if settings.node:
             return play()
@@ -135,10 +137,9 @@ def _play(bag: Bag, topic, scene_path: Path, base: str, settings: ReplaySettings
             return play(process.check)
 
 
-def _frames(bag: Bag, topic: str, playback, truth: Truth | None) -> list[Frame]:
+def _frames(playback, times: list[tuple[int, int]], truth: Truth | None) -> list[Frame]:
     frames = []
-    for message in bag.messages([topic]):
-        stamp = message.stamp
+    for stamp, _ in times:
         pose = covariance = latency = None
         status, reasons = playback.outcomes.get(stamp, ('no answer', ()))
         status = _STATUS.get(status, status)
@@ -165,7 +166,10 @@ def _baselines(bag: Bag, topic: str, scene: SceneModel, truth: Truth | None, cam
     if truth is None:
         return {}
     retrieval = RetrievalBaseline(scene)
-    camera = bag.camera(topic) or scene.header.camera
+    try:
+        camera = bag.camera(topic) or scene.header.camera
+    except CameraError:  # the node does the same, and says so
+        camera = scene.header.camera
     features, truths = [], []
     for message in tqdm(bag.messages([topic]), 'baselines', unit='img', disable=None):
         pose = truth.at(message.stamp)

@@ -58,7 +58,8 @@ class TrainSettings:
             raise SettingsError(f'minutes must be positive, got {self.minutes}')
         if self.precision != 'auto' and self.precision not in PRECISIONS:
             raise SettingsError(
-                f"precision must be 'auto' or one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+                f"precision must be 'auto' or one of {', '.join(PRECISIONS)}, "
+                f'got {self.precision!r}'
             )
 
     def to_dict(self) -> dict:

@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pose_reloc.errors import TrainingError
-from pose_reloc.geometry import pose_from_network
+from pose_reloc.geometry import pose_error, pose_from_network
 from pose_reloc.network import PoseRegressor, load_backbone_weights
 from pose_reloc.preprocess import normalize
 from pose_reloc.relocalizer import PRECISIONS, choose_device
@@ -84,22 +84,33 @@ def train(
     return trainer.result()
 
 
-def held_out_blocks(sequences: list[str], fraction: float, block: int = 20) -> np.ndarray:
+def held_out_blocks(world_T_camera_N44, sequences: list[str], fraction: float) -> np.ndarray:
     """Mask (N,) of frames kept out of training: evenly spaced blocks of consecutive frames.
 
-    Single frames between two training frames would only measure interpolation; a block shows what
-    happens where no training image is near.
+    Single frames between two training frames would only measure interpolation. A block lasts until
+    the camera has moved by 0.5 m or turned by 20 deg, so that its middle lies as far from the
+    nearest training frame as another visit's frames do.
+
+    Args:
+        world_T_camera_N44: poses of the frames.
+        sequences: the sequence of each frame; frames of one follow each other in time.
+        fraction: of the frames to keep out; 0 keeps none. Each sequence loses at least one block
+            and at most half of its frames.
     """
     mask = np.zeros(len(sequences), dtype=bool)
     if fraction <= 0:
         return mask
     for name in dict.fromkeys(sequences):
         index = np.flatnonzero(np.array(sequences) == name)
-        length = min(block, max(1, round(fraction * len(index))))
-        blocks = max(1, round(fraction * len(index) / length))
-        for k in range(blocks):
-            start = int((k + 0.5) * len(index) / blocks - length / 2)
-            mask[index[max(0, start) : start + length]] = True
+        poses = world_T_camera_N44[index]
+        metres, radians = pose_error(poses[:-1], poses[1:])
+        travelled = np.concatenate([[0.0], np.cumsum(metres / 0.5 + radians / np.deg2rad(20))])
+        block = travelled.astype(int)  # number of the block that each frame belongs to
+        count = block[-1] + 1
+        chosen = max(1, round(fraction * count))
+        kept_out = ((np.arange(chosen) + 0.5) * count / chosen).astype(int)
+        candidates = index[np.isin(block, kept_out)]
+        mask[candidates[: len(index) // 2]] = True
     return mask
 
 
@@ -125,7 +136,7 @@ class Trainer:
         self.rank, self.world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
         self.device = _local_device(settings.device)
         self.dtype = _training_dtype(settings.precision, self.device)
-        held_out = held_out_blocks(sequences, settings.validation)
+        held_out = held_out_blocks(cache.world_T_camera, sequences, settings.validation)
         self.train_index = torch.from_numpy(np.flatnonzero(~held_out))
         self.held_out_index = np.flatnonzero(held_out)
         if len(self.train_index) < settings.batch:
@@ -260,7 +271,7 @@ class Trainer:
         return float(total) / self.steps_per_epoch / self.world  # the epoch's only synchronisation
 
     def _step(self, index: torch.Tensor, progress: float, generator) -> torch.Tensor:
-        image, target = self.batches.batch(index, generator)
+        image, target = self.batches.batch(index, progress, generator)
         warming_up = (
             self.settings.loss.name == 'geometric' and progress < self.settings.geometric_warmup
         )

@@ -9,7 +9,7 @@ only rotated, which is an exact homography.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -30,6 +30,15 @@ class ViewSettings:
     colour: float = 0.06  # standard deviation of the log gain of each channel on top
     gamma: float = 0.15  # standard deviation of the log gamma
     noise: float = 3.0  # standard deviation of pixel noise, grey levels
+    ramp: float = 0.0  # fraction of the run over which all of this grows from zero
+
+    def at(self, progress: float) -> ViewSettings:
+        """These settings as they are at a fraction `progress` of the run."""
+        if progress >= self.ramp:
+            return self
+        names = ('sigma_m', 'sigma_rad', 'brightness', 'colour', 'gamma', 'noise')
+        grown = {name: getattr(self, name) * progress / self.ramp for name in names}
+        return replace(self, **grown)
 
 
 def sample_motion(count: int, settings: ViewSettings, has_depth: bool, generator) -> torch.Tensor:

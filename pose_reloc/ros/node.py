@@ -48,6 +48,7 @@ from pose_reloc.ros.worker import Worker
 NODE_NAME = 'pose_reloc'
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _THROTTLE_S = 5.0
 # Dropped images that point to a wrong clock or a slow machine, rather than to a busy camera.
 _WORTH_A_WARNING = (('stamp is zero',), ('no clock',), ('too old',), ('in the future',))
@@ -415,23 +416,27 @@ def main(args=None) -> int:
         if node is not None:
             node.close()
         rclpy.try_shutdown()
+        # Python gives signals back their default, to kill, before the last of it has ended.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
 def _on_signals(act) -> None:
-    """Calls `act` on SIGINT or SIGTERM, in a thread; no signal interrupts the rest of the program.
+    """Calls `act` on every SIGINT and SIGTERM, in a thread of its own.
 
-    Whoever sends a second one, as `ros2 launch` does when it is told twice, does no harm.
+    No signal interrupts anything else: a second one, as `ros2 launch` sends when it is told twice,
+    does no harm to a node that is closing.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: None)
 
     def wait():
-        reader.recv(1)
-        act()
+        while reader.recv(1):
+            act()
 
     threading.Thread(target=wait, name='signals', daemon=True).start()
 

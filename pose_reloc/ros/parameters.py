@@ -241,7 +241,7 @@ def read(node, changed: dict | None = None) -> NodeSettings:
 def yaml_text() -> str:
     """The text of config/reloc.yaml: every parameter at its default, with its description."""
     lines = [
-        '# Parameters of reloc_node, at their defaults. To change them, edit a copy and pass it with',
+        '# Parameters of reloc_node, at their defaults. Edit a copy and pass it with',
         '# params_file:=FILE.',
         '# Written from pose_reloc/ros/parameters.py by `python -m pose_reloc.ros.parameters`.',
         '/**:',

@@ -21,9 +21,12 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from rclpy.validate_topic_name import validate_topic_name
 from rosgraph_msgs.msg import Clock
 
 from pose_reloc.errors import PoseRelocError
@@ -68,6 +71,7 @@ class NodeProcess:
     """
 
     def __init__(self, parameters: dict, remappings: dict[str, str]):
+        self._previous = None
         command = [sys.executable, '-m', 'pose_reloc.ros.node', '--ros-args']
         for name, value in {'use_sim_time': True, **parameters}.items():
             text = str(value).lower() if isinstance(value, bool) else f'{value}'
@@ -75,26 +79,38 @@ class NodeProcess:
         for source, target in remappings.items():
             command += ['-r', f'{source}:={target}']
         command += ['--log-level', f'{NODE_NAME}:=warn']
-        # A session of its own: Ctrl-C reaches the node through us, once, after we have stopped.
-        self._process = subprocess.Popen(command, start_new_session=True)
+        self._command = command
 
     def __enter__(self) -> NodeProcess:
+        # Told to end, by `timeout` or a service manager, we must not leave the node behind.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, _exit)
+        # A session of its own: Ctrl-C reaches the node through us, once, after we have stopped.
+        self._process = subprocess.Popen(self._command, start_new_session=True)
         return self
 
     def __exit__(self, *_) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
+        try:
+            # Not SIGINT: a node that still imports its modules would answer with a traceback.
+            self._process.terminate()
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # also when Ctrl-C interrupts the waiting
+            self._process.kill()
+            self._process.wait()
+            if self._previous is not None:
+                signal.signal(signal.SIGTERM, self._previous)
 
     def check(self) -> None:
         """Raises PlayerError when the node has ended."""
         code = self._process.poll()
         if code is not None:
             raise PlayerError(f'reloc_node ended with exit code {code}; its own message is above')
+
+
+def _exit(number, frame):
+    raise SystemExit(128 + number)
 
 
 class Player:
@@ -104,9 +120,17 @@ class Player:
         image_topic: whose messages are the images.
         types: topic to message type, such as 'sensor_msgs/msg/Image', of all that will be played.
         node: name of the relocalization node, with its namespace.
+
+    Raises:
+        PlayerError: no node can have this name.
     """
 
-    def __init__(self, image_topic: str, types: dict[str, str], node: str = f'/{NODE_NAME}'):
+    def __init__(self, image_topic: str, types: dict[str, str], node: str = NODE_NAME):
+        node = f'/{node.strip("/")}'
+        try:
+            validate_topic_name(node)
+        except InvalidTopicNameException as error:
+            raise PlayerError(f'no node can be named {node!r}: {error}') from error
         self._image_topic = image_topic
         self.playback = Playback()
         self._context = rclpy.Context()
@@ -124,6 +148,7 @@ class Player:
         listen(DiagnosticArray, f'{node}/status', self._on_status, 100)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._stop = Future()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
@@ -131,8 +156,9 @@ class Player:
         return self
 
     def __exit__(self, *_) -> None:
-        self._executor.shutdown(timeout_sec=5)
+        self._stop.set_result(None)
         self._thread.join(5)
+        self._executor.remove_node(self._node)
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
@@ -232,7 +258,7 @@ class Player:
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            self._executor.spin_until_future_complete(self._stop)
         except ExternalShutdownException:
             pass
 

@@ -48,7 +48,7 @@ def sequences(dataset):
     return [sample.sequence for sample in dataset.train]
 
 
-@pytest.mark.parametrize('views', [None, ViewSettings(sources=2)])
+@pytest.mark.parametrize('views', [None, ViewSettings(sigma_m=0.05, sigma_rad=0.05)])
 def test_the_loss_falls(cache, sequences, views):
     result = train(cache, sequences, replace(SMALL, views=views))
     losses = [row['loss'] for row in result.history]
@@ -64,15 +64,21 @@ def test_same_seed_same_weights(cache, sequences):
     assert not torch.equal(first['head.2.weight'], other['head.2.weight'])
 
 
-def test_held_out_frames_are_blocks_of_each_sequence():
-    sequences = ['a'] * 100 + ['b'] * 50
-    mask = held_out_blocks(sequences, 0.1)
-    assert mask[:100].sum() == 10 and mask[100:].sum() == 5
-    starts = np.flatnonzero(np.diff(mask.astype(int)) == 1)
-    assert len(starts) == 2
-    long = held_out_blocks(['a'] * 1000, 0.1)
-    assert long.sum() == 100 and (np.diff(long.astype(int)) == 1).sum() == 5
-    assert not held_out_blocks(sequences, 0.0).any()
+def test_held_out_frames_are_blocks_as_long_as_another_visit_is_away():
+    # Two walks straight ahead: 400 steps of 2 cm, then 100 steps of 10 cm.
+    poses = np.tile(np.eye(4), (500, 1, 1))
+    poses[:400, 0, 3] = 0.02 * np.arange(400)
+    poses[400:, 0, 3] = 0.1 * np.arange(100)
+    sequences = ['slow'] * 400 + ['fast'] * 100
+    mask = held_out_blocks(poses, sequences, 0.1)
+    for name, per_block in (('slow', 25), ('fast', 5)):
+        inside = mask[[s == name for s in sequences]]
+        edges = np.diff(inside.astype(int))
+        assert (edges == 1).sum() == 2 and (edges == -1).sum() == 2
+        assert inside.sum() == pytest.approx(2 * per_block, abs=1)
+    assert not held_out_blocks(poses, sequences, 0.0).any()
+    still = held_out_blocks(np.tile(np.eye(4), (10, 1, 1)), ['a'] * 10, 0.1)
+    assert still.sum() == 5
 
 
 def test_fewer_images_than_a_batch_is_a_sentence(cache, sequences):

@@ -28,9 +28,12 @@ def test_rotation_is_the_homography_K_R_Kinv():
     motion[:3, 3] = [3.0, 2.0, 1.0]  # must be ignored: nothing is known of the depth
     eye = torch.eye(4)[None]
     out, seen = render_views(
-        torch.from_numpy(image)[None, None], None, eye[None], torch.from_numpy(motion)[None].float(),
+        torch.from_numpy(image)[None, None],
+        None,
+        eye[None],
+        torch.from_numpy(motion)[None].float(),
         camera,
-    )  # fmt: skip
+    )
     old_H_new = camera.K @ R @ np.linalg.inv(camera.K)
     expected = cv2.warpPerspective(
         image, old_H_new, (128, 96), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from training.datasets import LOADERS, Dataset, open_dataset
+from training.datasets.options import add_option_argument, parse_options
 
 
 def add_dataset_arguments(parser) -> None:
@@ -11,6 +12,7 @@ def add_dataset_arguments(parser) -> None:
         '--dataset', required=True, metavar='KIND', help=f'one of {", ".join(LOADERS)}'
     )
     parser.add_argument('--path', required=True, metavar='DIR', help='the folder of the dataset')
+    add_option_argument(parser)
 
 
 def open_from(args) -> Dataset:
@@ -19,7 +21,7 @@ def open_from(args) -> Dataset:
     Raises:
         DatasetError: there is none.
     """
-    return open_dataset(args.dataset, args.path)
+    return open_dataset(args.dataset, args.path, **parse_options(args.option))
 
 
 def add_result_arguments(parser) -> None:

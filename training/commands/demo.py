@@ -41,7 +41,9 @@ _FIRST_STAMP = 1_700_000_000_000_000_000  # any; fixed, so that the bag is the s
 def add_arguments(parser) -> None:
     """Adds this command's options."""
     parser.add_argument('--out', default='demo', metavar='DIR', help='default: demo')
-    parser.add_argument('--minutes', type=float, help='of training (default: 4)')
+    parser.add_argument(
+        '--minutes', type=float, help='of training (default: 5, or 4 without ImageNet weights)'
+    )
     parser.add_argument(
         '--backbone-weights',
         metavar='SOURCE',
@@ -64,11 +66,13 @@ def run(args) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f'cannot write the folder {out}: {error.strerror}') from error
-    settings = load_preset('demo').changed(device=args.device)
+    settings = load_preset('demo')
+    weights = args.backbone_weights or _available_weights(settings.network)
+    if weights == 'none':
+        settings = load_preset('demo_scratch')
+    settings = settings.changed(device=args.device, backbone_weights=weights)
     if args.minutes is not None:
         settings = settings.changed(minutes=args.minutes)
-    weights = args.backbone_weights or _available_weights(settings.network)
-    settings = settings.changed(backbone_weights=weights)
 
     start = time.perf_counter()
     _say(1, 'a furnished room, walked through twice for training and once more for the test')

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from pose_reloc.errors import SettingsError
-from training.commands.arguments import add_dataset_arguments
-from training.datasets.options import add_option_argument, parse_options
+from training.commands.arguments import add_dataset_arguments, open_from
 
 HELP = 'Prints what a dataset holds and what it lacks, and draws it from above.'
 EXAMPLES = """\
@@ -21,7 +20,6 @@ EXAMPLES = """\
 def add_arguments(parser) -> None:
     """Adds this command's options."""
     add_dataset_arguments(parser)
-    add_option_argument(parser)
     parser.add_argument('--picture', metavar='FILE', help='write the trajectories as PNG, PDF, SVG')
     parser.add_argument('--json', metavar='FILE', help='also write the numbers')
     parser.add_argument(
@@ -35,12 +33,11 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Opens, looks and prints."""
-    from training.datasets import open_dataset
     from training.inspection import inspect_dataset
 
     if args.frames < 0:
         raise SettingsError(f'--frames must be 0 or more, got {args.frames}')
-    dataset = open_dataset(args.dataset, args.path, **parse_options(args.option))
+    dataset = open_from(args)
     found = inspect_dataset(dataset, args.frames)
     title = f'{dataset.name} ({args.dataset})'
     print(report(title, found))

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
 
 from pose_reloc.camera import Camera
@@ -38,6 +37,9 @@ _POSE_TYPES = {
     'geometry_msgs/msg/PoseWithCovarianceStamped': lambda m: m.pose.pose,
     'nav_msgs/msg/Odometry': lambda m: m.pose.pose,
 }
+# The types above are the same in every distribution. Reading them by this store, not by what the
+# bag says, keeps a bag readable that also holds types with damaged or unusual definitions.
+_STORE = get_typestore(Stores.ROS2_JAZZY)
 # A true pose may be this much older or newer than the image it is used for.
 _TRUTH_TOLERANCE_S = 0.02
 
@@ -68,13 +70,12 @@ class BagMessage:
 
     @property
     def stamp(self) -> int:
-        """The stamp in its header; only for types that begin with a std_msgs/Header.
+        """The stamp in its header, or `time` if the message is cut off before it.
 
-        Raises:
-            BagError: too few bytes.
+        Only for types that begin with a std_msgs/Header.
         """
         if len(self.cdr) < 12:
-            raise BagError(f'a message on {self.topic} has only {len(self.cdr)} bytes')
+            return self.time
         sec, nanosec = struct.unpack_from('<iI' if self.cdr[1] & 1 else '>iI', self.cdr, 4)
         return sec * 1_000_000_000 + nanosec
 
@@ -117,13 +118,23 @@ class Bag:
                 f'{self.path} is not a bag: it has no metadata.yaml (`ros2 bag reindex` makes one '
                 'for a recording that was cut off)'
             )
+        if self.path.suffix == '.bag':
+            raise BagError(
+                f'{self.path} is a bag of ROS 1: turn it into one of ROS 2 with '
+                f'`rosbags-convert --src {self.path.name} --dst {self.path.stem}`'
+            )
         try:
-            store = get_typestore(Stores.ROS2_JAZZY)
-            self._reader = AnyReader([self.path], default_typestore=store)
+            self._reader = Reader(self.path)
             self._reader.open()
         except Exception as error:  # rosbags, sqlite3 and yaml each have their own
-            raise BagError(f'{self.path} cannot be read as a bag: {error}') from error
-        self._connections = {c.topic: c for c in self._reader.connections}
+            raise BagError(
+                f'{self.path} cannot be read as a bag: {error} (`ros2 bag reindex` can repair a '
+                'recording that was cut off)'
+            ) from error
+        # A topic has several connections where several nodes published on it.
+        self._connections: dict[str, list] = {}
+        for connection in self._reader.connections:
+            self._connections.setdefault(connection.topic, []).append(connection)
 
     def __enter__(self) -> Bag:
         return self
@@ -136,8 +147,10 @@ class Bag:
     @property
     def topics(self) -> list[Topic]:
         """Every topic, sorted by name."""
-        found = (Topic(c.topic, c.msgtype, c.msgcount) for c in self._connections.values())
-        return sorted(found, key=lambda topic: topic.name)
+        return [
+            Topic(name, connections[0].msgtype, sum(c.msgcount for c in connections))
+            for name, connections in sorted(self._connections.items())
+        ]
 
     def image_topic(self, chosen: str | None = None) -> Topic:
         """The topic of the images: the chosen one, or the only one there is.
@@ -164,17 +177,23 @@ class Bag:
             raise BagError(f'{self.path} has several image topics: {names}; choose --image-topic')
         return color[0]
 
-    def messages(self, topics: Iterable[str]) -> Iterator[BagMessage]:
+    def messages(
+        self, topics: Iterable[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[BagMessage]:
         """The messages of some topics in the order of their recording.
+
+        Args:
+            topics: their names; those that the bag does not have are left out.
+            start, stop: only messages recorded at start <= time < stop, nanoseconds.
 
         Raises:
             BagError: the file is damaged from some point on.
         """
-        connections = [self._connections[t] for t in topics if t in self._connections]
+        connections = [c for topic in topics for c in self._connections.get(topic, ())]
         if not connections:
             return
         try:
-            for connection, time, data in self._reader.messages(connections):
+            for connection, time, data in self._reader.messages(connections, start, stop):
                 yield BagMessage(connection.topic, connection.msgtype, time, data)
         except PoseRelocError:
             raise
@@ -188,7 +207,7 @@ class Bag:
             MessageError: the bytes do not fit the type.
         """
         try:
-            return self._reader.deserialize(message.cdr, message.type)
+            return _STORE.deserialize_cdr(message.cdr, message.type)
         except Exception as error:  # struct.error, IndexError, AssertionError, ...
             raise MessageError(f'a message on {message.topic} is damaged: {error}') from error
 
@@ -206,9 +225,8 @@ class Bag:
         Raises:
             BagError, MessageError: there is none, or it is damaged.
         """
-        connection = self._connections[topic]
-        for _, found, data in self._reader.messages([connection], start=time, stop=time + 1):
-            return self.image(BagMessage(topic, connection.msgtype, found, data))
+        for message in self.messages([topic], time, time + 1):
+            return self.image(message)
         raise BagError(f'{self.path} has no image on {topic} at {time}')
 
     def camera(self, image_topic: str) -> Camera | None:
@@ -217,15 +235,22 @@ class Bag:
         Raises:
             CameraError: the camera_info is that of no camera.
         """
-        for message in self.messages([camera_info_topic(image_topic)]):
-            return camera_from_info(self.decode(message))
-        return None
+        info = self._first(camera_info_topic(image_topic))
+        return None if info is None else camera_from_info(info)
 
     def frame_id(self, image_topic: str) -> str:
         """The frame that the first image names; empty if it names none."""
-        for message in self.messages([image_topic]):
-            return self.decode(message).header.frame_id
-        return ''
+        image = self._first(image_topic)
+        return '' if image is None else image.header.frame_id
+
+    def _first(self, topic: str):
+        """The first message on a topic that can be decoded, or None."""
+        for message in self.messages([topic]):
+            try:
+                return self.decode(message)
+            except MessageError:
+                continue
+        return None
 
     def transforms(self) -> TransformTree:
         """All of /tf and /tf_static; impossible transforms are left out."""
@@ -318,8 +343,7 @@ def write_bag(
     import cv2
 
     path = Path(path)
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = store.types
+    types = _STORE.types
     Time, Header = types['builtin_interfaces/msg/Time'], types['std_msgs/msg/Header']
     Vector, Quaternion = types['geometry_msgs/msg/Vector3'], types['geometry_msgs/msg/Quaternion']
     Point, Pose = types['geometry_msgs/msg/Point'], types['geometry_msgs/msg/Pose']
@@ -337,10 +361,10 @@ def write_bag(
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
 
             def connect(topic, kind):
-                connection = writer.add_connection(topic, kind, typestore=store)
+                connection = writer.add_connection(topic, kind, typestore=_STORE)
 
                 def write(stamp, message):
-                    writer.write(connection, stamp, store.serialize_cdr(message, kind))
+                    writer.write(connection, stamp, _STORE.serialize_cdr(message, kind))
 
                 return types[kind], write
 
@@ -372,9 +396,5 @@ def write_bag(
                 position = Point(*frame.map_T_base[:3, 3].tolist())
                 pose = Pose(position, rotation(frame.map_T_base))
                 write_truth(frame.stamp, PoseStamped(header(frame.stamp, 'map'), pose))
-    except OSError as error:
+    except (OSError, WriterError) as error:
         raise BagError(f'cannot write the bag {path}: {error}') from error
-    except Exception as error:
-        if path.exists() and type(error).__name__ == 'WriterError':
-            raise BagError(f'cannot write the bag {path}: {error}') from error
-        raise

@@ -106,14 +106,17 @@ def _pycolmap_camera(camera: ColmapCamera, where: str):
     # The checks of Camera, before pycolmap allocates anything of this size.
     Camera(camera.width, camera.height, camera.params[0], camera.params[0], 0, 0)
     try:
-        return pycolmap.Camera(
+        source = pycolmap.Camera(
             model=camera.model, width=camera.width, height=camera.height, params=camera.params
         )
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError):
+        source = None
+    if not hasattr(source, 'cam_ray_from_img'):
         raise DatasetError(
-            f'{where}: this pycolmap does not know the model {camera.model}; '
+            f'{where}: this pycolmap is too old for the model {camera.model}; '
             'pip install --upgrade pycolmap'
-        ) from error
+        )
+    return source
 
 
 def _fitted(source, where: str) -> Camera | None:

@@ -1,7 +1,5 @@
-"""ROS fixtures: an isolated DDS domain, a node in this process, and a client that talks to it."""
+"""ROS fixtures: a node in this process, and a client that talks to it over DDS."""
 
-import os
-import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,10 +11,6 @@ import pytest
 from pose_reloc.camera import Camera
 from pose_reloc.geometry import pose_matrix
 from pose_reloc.ros.messages import matrix_from_pose, stamp_message, stamp_ns
-
-# Keeps DDS on this machine and apart from every other ROS system on it, before rclpy reads it.
-os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 100))
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 
 WAIT_S = 20.0
 LOST, CRASH = 254, 255
@@ -76,56 +70,52 @@ class FakeRelocalizer:
 
 
 class System:
-    """A RelocNode and a client, each with its own executor thread, on a DDS domain of their own."""
+    """A RelocNode and a client, each with its own executor thread, that talk over DDS."""
 
-    def __init__(self, relocalizer, check=lambda settings: None, load=None, **parameters):
+    def __init__(
+        self, relocalizer, check=lambda settings: None, load=None, arguments=(), **parameters
+    ):
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.parameter import Parameter
         from rclpy.signals import SignalHandlerOptions
+        from rclpy.task import Future
 
         from pose_reloc.ros.node import RelocNode
 
         self.context = rclpy.Context()
-        domain = random.SystemRandom().randint(1, 100)
-        rclpy.init(
-            context=self.context,
-            domain_id=domain,
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
+        rclpy.init(context=self.context, signal_handler_options=SignalHandlerOptions.NO)
         self.relocalizer = relocalizer
+        # On a busy machine an image may overtake the transform it needs: let the node wait.
+        parameters = {'tf_timeout': 5.0, **parameters}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = RelocNode(
             load=load or (lambda settings: relocalizer),
             check=check,
             context=self.context,
             parameter_overrides=overrides,
+            cli_args=['--ros-args', *arguments],
         )
         self.client = rclpy.create_node('client', context=self.context)
         self.poses, self.camera_poses, self.transforms = [], [], []
         self.statuses, self.diagnostics = [], []
         self._stamp = 1_700_000_000_000_000_000
         self._connect()
+        self._stop = Future()
         self._threads = []
         for node in (self.node, self.client):
             executor = SingleThreadedExecutor(context=self.context)
             executor.add_node(node)
-            thread = threading.Thread(target=self._spin, args=(executor,), daemon=True)
+            thread = threading.Thread(
+                target=executor.spin_until_future_complete, args=(self._stop,), daemon=True
+            )
             thread.start()
-            self._threads.append((executor, thread))
-
-    @staticmethod
-    def _spin(executor):
-        from rclpy.executors import ExternalShutdownException
-
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            pass
+            self._threads.append(thread)
 
     def _connect(self):
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import PoseWithCovarianceStamped
+        from lifecycle_msgs.srv import ChangeState, GetState
         from rosgraph_msgs.msg import Clock
         from sensor_msgs.msg import CameraInfo, CompressedImage, Image
         from tf2_msgs.msg import TFMessage
@@ -139,6 +129,8 @@ class System:
         self.clock_publisher = client.create_publisher(Clock, '/clock', 10)
         self.tf_publisher = client.create_publisher(TFMessage, '/tf', 10)
         self.static_publisher = client.create_publisher(TFMessage, '/tf_static', static_qos())
+        self._change_state = client.create_client(ChangeState, '/pose_reloc/change_state')
+        self._get_state = client.create_client(GetState, '/pose_reloc/get_state')
         pose = PoseWithCovarianceStamped
         client.create_subscription(pose, '/pose_reloc/pose', self.poses.append, 50)
         client.create_subscription(pose, '/pose_reloc/camera_pose', self.camera_poses.append, 50)
@@ -154,20 +146,54 @@ class System:
         self.wait_connected()
 
     def wait_connected(self):
-        wait_for(lambda: self.image_publisher.get_subscription_count() == 1)
-        wait_for(lambda: self.info_publisher.get_subscription_count() == 1)
-        for name in ('/pose_reloc/pose', '/pose_reloc/status'):
-            wait_for(lambda: self.node.count_subscribers(name) == 1)  # noqa: B023
-        wait_for(lambda: self.node._status.get_subscription_count() == 1)
-        wait_for(lambda: self.node._pose.get_subscription_count() == 1)
-        wait_for(lambda: self.node._camera_pose.get_subscription_count() == 1)
+        """Waits until the node and the client hear each other."""
+        compressed = self.node.settings.image_transport == 'compressed'
+        publishers = [self.compressed_publisher if compressed else self.image_publisher]
+        publishers += [self.info_publisher, self.static_publisher]
+        publishers += [self.node._pose, self.node._camera_pose, self.node._status]
+        for publisher in publishers:
+            wait_for(lambda: publisher.get_subscription_count() > 0)  # noqa: B023
+        # The client listens to /tf too.
+        wait_for(lambda: self.tf_publisher.get_subscription_count() > 1)
+
+    def transition(self, name):
+        """Asks for a lifecycle transition, as `ros2 lifecycle set` does; returns its success."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        number = getattr(Transition, f'TRANSITION_{name.upper()}')
+        request = ChangeState.Request(transition=Transition(id=number))
+        return self._call(self._change_state, request).success
+
+    def state(self):
+        """The label of the lifecycle state, asked over DDS."""
+        from lifecycle_msgs.srv import GetState
+
+        return self._call(self._get_state, GetState.Request()).current_state.label
+
+    @staticmethod
+    def _call(client, request):
+        assert client.wait_for_service(WAIT_S)
+        future = client.call_async(request)
+        wait_for(future.done)
+        return future.result()
+
+    def set_parameter(self, name, value):
+        """Sets a parameter of the node; returns (success, reason)."""
+        from rclpy.parameter import Parameter
+
+        result = self.node.set_parameters([Parameter(name, value=value)])[0]
+        return result.successful, result.reason
+
+    def tick(self, ns):
+        """Publishes a time on /clock."""
+        from rosgraph_msgs.msg import Clock
+
+        self.clock_publisher.publish(Clock(clock=stamp_message(ns)))
 
     def next_stamp(self):
         self._stamp += 100_000_000
         return self._stamp
-
-    def now(self):
-        return self.client.get_clock().now().nanoseconds
 
     def image(self, index, stamp, frame_id='camera'):
         from sensor_msgs.msg import Image
@@ -190,7 +216,6 @@ class System:
         from pose_reloc.ros.messages import transform_message
 
         publisher = self.static_publisher if static else self.tf_publisher
-        wait_for(lambda: publisher.get_subscription_count() >= (1 if static else 2))
         item = transform_message(stamp, parent, child, parent_T_child)
         publisher.publish(TFMessage(transforms=[item]))
 
@@ -219,9 +244,9 @@ class System:
     def close(self):
         import rclpy
 
-        for executor, thread in self._threads:
-            executor.shutdown(timeout_sec=5)
-            thread.join(5)
+        self._stop.set_result(None)
+        for thread in self._threads:
+            thread.join(WAIT_S)
         self.node.close()
         self.client.destroy_node()
         rclpy.shutdown(context=self.context)

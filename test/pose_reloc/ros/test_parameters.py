@@ -1,0 +1,118 @@
+"""The parameters: one source for declaration, validation, reloc.yaml and the documentation."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pose_reloc.errors import SettingsError
+from pose_reloc.ros import parameters
+from pose_reloc.ros.parameters import NodeSettings
+
+ROOT = Path(__file__).resolve().parents[3]
+DEFAULTS = {item.name: item.default for item in fields(NodeSettings)}
+RANGED = [item for item in fields(NodeSettings) if item.metadata['low'] is not None]
+CHOOSING = [item.name for item in fields(NodeSettings) if item.metadata['choices']]
+
+
+@pytest.mark.parametrize(
+    ('path', 'text'),
+    [('config/reloc.yaml', parameters.yaml_text), ('docs/parameters.md', parameters.markdown_text)],
+)
+def test_generated_files_are_up_to_date(path, text):
+    assert (ROOT / path).read_text() == text(), 'run `python -m pose_reloc.ros.parameters`'
+
+
+def test_reloc_yaml_holds_every_parameter_at_its_default():
+    loaded = yaml.safe_load((ROOT / 'config' / 'reloc.yaml').read_text())
+    assert loaded == {'/**': {'ros__parameters': DEFAULTS}}
+    types = {name: type(value) for name, value in loaded['/**']['ros__parameters'].items()}
+    assert types == {name: type(value) for name, value in DEFAULTS.items()}
+
+
+def test_every_parameter_is_described():
+    for item in fields(NodeSettings):
+        assert item.metadata['description'].endswith('.'), item.name
+
+
+@pytest.mark.parametrize('item', RANGED, ids=lambda item: item.name)
+def test_ranges(item):
+    low, high = item.metadata['low'], item.metadata['high']
+    kind = type(item.default)
+    for value in (low, high):
+        assert getattr(NodeSettings(**{item.name: kind(value)}), item.name) == value
+    bad = [kind(low - 1), kind(high + 1)]
+    bad += [float('nan'), float('inf')] if kind is float else []
+    for value in bad:
+        with pytest.raises(SettingsError, match=f"'{item.name}'.*{low}, {high}"):
+            NodeSettings(**{item.name: value})
+
+
+@pytest.mark.parametrize('name', CHOOSING)
+def test_choices(name):
+    with pytest.raises(SettingsError, match=f"'{name}' must be one of .*got 'nonsense'"):
+        NodeSettings(**{name: 'nonsense'})
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'word'),
+    [
+        ('scene', 7, 'a string'),
+        ('rectified', 'true', 'true or false'),
+        ('queue_depth', True, 'whole number'),
+        ('queue_depth', 5.0, 'whole number'),
+        ('tf_rate', 10, 'decimal point'),
+    ],
+)
+def test_types(name, value, word):
+    with pytest.raises(SettingsError, match=f"'{name}' must be .*{word}"):
+        NodeSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ('values', 'word'),
+    [
+        ({'map_frame': ''}, 'map_frame'),
+        ({'tf_mode': 'map_to_odom', 'base_frame': ''}, 'base_frame'),
+        ({'tf_mode': 'map_to_odom', 'odom_frame': ''}, 'odom_frame'),
+        ({'tf_mode': 'map_to_odom', 'odom_frame': 'map'}, 'odom_frame'),
+        ({'tf_mode': 'map_to_base', 'base_frame': 'map'}, 'base_frame'),
+        ({'tf_mode': 'map_to_base', 'base_frame': ''}, 'base_frame'),
+        ({'tf_mode': 'separate', 'reloc_frame': 'map'}, 'reloc_frame'),
+        ({'tf_mode': 'separate', 'reloc_frame': ''}, 'reloc_frame'),
+    ],
+)
+def test_frames_that_cannot_work_together(values, word):
+    with pytest.raises(SettingsError, match=word):
+        NodeSettings(**values)
+
+
+def test_the_camera_itself_may_be_the_base():
+    assert NodeSettings(base_frame='', tf_mode='separate').base_frame == ''
+
+
+def test_the_node_declares_and_guards_them(make_system, make_fake):
+    from rclpy.parameter import Parameter
+
+    node = make_system(make_fake([], None), tf_timeout=DEFAULTS['tf_timeout']).node
+    assert {name: node.get_parameter(name).value for name in DEFAULTS} == DEFAULTS
+    for item in fields(NodeSettings):
+        description = node.describe_parameter(item.name).description
+        assert description == item.metadata['description']
+    for item in RANGED:
+        value = type(item.default)(item.metadata['high'] + 1)
+        assert not node.set_parameters([Parameter(item.name, value=value)])[0].successful
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'), [('tf_rate', 'fast'), ('queue_depth', 0), ('max_image_age', -1.0)]
+)
+def test_a_bad_value_at_start_names_the_parameter(make_system, make_fake, name, value):
+    with pytest.raises(SettingsError, match=f"'{name}'"):
+        make_system(make_fake([], None), **{name: value})
+
+
+def test_a_value_that_cannot_work_is_told_at_configure(make_system, make_fake):
+    system = make_system(make_fake([], None), tf_mode='sideways')
+    assert not system.node.start()
