@@ -24,7 +24,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from tf2_msgs.msg import TFMessage
 
 from pose_reloc.errors import PoseRelocError, SettingsError
@@ -41,6 +41,7 @@ from pose_reloc.ros.diagnostics import (
 )
 from pose_reloc.ros.messages import pose_message, stamp_ns
 from pose_reloc.ros.pipeline import Answer, CameraSource, Frame, Notices, Pipeline
+from pose_reloc.ros.subscription import ImageSubscription, image_topics
 from pose_reloc.ros.tf_output import TfOutput
 from pose_reloc.ros.transforms import TransformSender, open_transforms, static_qos
 from pose_reloc.ros.worker import Worker
@@ -73,25 +74,6 @@ def check_scene(settings: parameters.NodeSettings) -> None:
     read_header(settings.scene)
 
 
-def image_topics(node, transport: str) -> tuple[str, str]:
-    """Topics of the images and of their camera_info, fully qualified, remappings applied.
-
-    Remapping `image` is enough: `image/compressed` and the sibling `camera_info` follow it, as
-    they do with image_transport, unless they are remapped themselves.
-    """
-    image = node.resolve_topic_name('image')
-    topic = image
-    if transport == 'compressed':
-        topic = _explicit(node, 'image/compressed') or f'{image}/compressed'
-    return topic, _explicit(node, 'camera_info') or f'{image.rsplit("/", 1)[0]}/camera_info'
-
-
-def _explicit(node, name: str) -> str:
-    """The topic that a remapping rule gives to `name`, or an empty string without such a rule."""
-    resolved = node.resolve_topic_name(name)
-    return '' if resolved == node.resolve_topic_name(name, only_expand=True) else resolved
-
-
 class RelocNode(LifecycleNode):
     """See the module. Topics are described in docs/architecture.md, parameters in parameters.md.
 
@@ -112,7 +94,7 @@ class RelocNode(LifecycleNode):
         self._image_topic = ''
         self._epoch = 0
         self._relocalizer = self._pipeline = self._worker = None
-        self._transforms = self._tf_output = None
+        self._transforms = self._tf_output = self._images = None
         self._closers: list = []
         self._camera_pose = self._pose = self._status = None
         self._said = Notices(self.get_logger().warning, self.get_logger().info)
@@ -128,7 +110,7 @@ class RelocNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Steady time, so that diagnostics come even while a simulated clock stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1.0, self.publish_diagnostics, clock=self._steady)
+        self.create_timer(1.0, self._every_second, clock=self._steady)
         backward = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
         )
@@ -238,13 +220,8 @@ class RelocNode(LifecycleNode):
             camera.update,
             QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
         )
-        reliability = ReliabilityPolicy[settings.reliability.upper()]
-        self._subscribe(
-            CompressedImage if settings.image_transport == 'compressed' else Image,
-            self._image_topic,
-            self._on_image,
-            QoSProfile(depth=settings.queue_depth, reliability=reliability),
-        )
+        self._images = ImageSubscription(self, settings, self._image_topic, self._on_image)
+        self._closers.append(self._images.close)
 
     def _open_tf_output(self) -> None:
         sender = TransformSender(self)
@@ -276,7 +253,7 @@ class RelocNode(LifecycleNode):
             close()
         self._closers = []
         self._worker = self._pipeline = self._relocalizer = None
-        self._transforms = self._tf_output = None
+        self._transforms = self._tf_output = self._images = None
         self._said.forget()
         self._facts = {}
         gc.collect()
@@ -377,6 +354,11 @@ class RelocNode(LifecycleNode):
         self._pipeline.settings = self._tf_output.settings = self.settings
         return SetParametersResult(successful=True)
 
+    def _every_second(self) -> None:
+        if self._images is not None:
+            self._images.adapt()
+        self.publish_diagnostics()
+
     def publish_diagnostics(self) -> None:
         """One message on /diagnostics."""
         warnings, errors = self._said.sentences(), ()
@@ -391,6 +373,8 @@ class RelocNode(LifecycleNode):
         level, sentence = verdict(health, numbers)
         name = f'{self.get_name()}: localization'
         table = values(health, numbers)
+        if self._images is not None:
+            table['reliability of images'] = self._images.reliability
         status = status_message(level, name, sentence, table, self._facts.get('scene', ''))
         self._diagnostics.publish(array_message(self._now(), status))
 

@@ -45,10 +45,11 @@ class NodeSettings:
         choices=('raw', 'compressed'),
     )
     reliability: str = _parameter(
-        'best_effort',
-        'Reliability asked of the image publisher. best_effort receives from every publisher; '
-        'reliable helps where a network loses large images.',
-        choices=('best_effort', 'reliable'),
+        'auto',
+        'Reliability asked of the publishers of images: auto (reliable if all of them offer it), '
+        'best_effort (receives from all, but large images get lost where the buffers of the '
+        'middleware are small) or reliable (receives nothing from a best-effort publisher).',
+        choices=('auto', 'best_effort', 'reliable'),
     )
     queue_depth: int = _parameter(
         5, 'Images the middleware keeps. Only the newest one is ever localized.', low=1, high=100

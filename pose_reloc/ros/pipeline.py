@@ -135,10 +135,11 @@ class CameraSource:
         self._raw = raw
         try:
             self._camera = camera_from_info(message, self._rectified)
-            self._notices.clear('camera_info')
+            self._notices.clear('bad camera_info', 'camera_info can be used now')
         except CameraError as error:
             self._camera = None
-            self._notices.set('camera_info', f'camera_info is not used: {error}')
+            self._notices.set('bad camera_info', f'camera_info is not used: {error}')
+        self._notices.clear('no camera_info', 'camera_info has come and is used from now on')
         self._arrived.set()
 
     def camera(self) -> Camera | None:
@@ -148,7 +149,7 @@ class CameraSource:
             self._arrived.wait(_CAMERA_INFO_WAIT_S)
         if not self._arrived.is_set():
             self._notices.set(
-                'camera_info',
+                'no camera_info',
                 'no camera_info has come: the camera of the training images is assumed',
             )
         return self._camera
@@ -308,11 +309,12 @@ class Pipeline:
             return Answer(
                 Outcome.REFUSED, stamp, tuple(estimate.reasons), sentence, status, timings=timings
             )
-        map_T_camera = scene.map_T_scene @ estimate.world_T_camera
-        covariance = rotate_covariance(estimate.covariance_66, scene.map_T_scene[:3, :3])
-        if not (np.all(np.isfinite(map_T_camera)) and np.all(np.isfinite(covariance))):
+        world_T_camera, covariance = estimate.world_T_camera, estimate.covariance_66
+        if not (np.all(np.isfinite(world_T_camera)) and np.all(np.isfinite(covariance))):
             sentence = 'the estimate is not finite'
             return Answer(Outcome.FAILED, stamp, ('not finite',), sentence, timings=timings)
+        map_T_camera = scene.map_T_scene @ world_T_camera
+        covariance = rotate_covariance(covariance, scene.map_T_scene[:3, :3])
         return self._mounted(message, stamp, status, map_T_camera, covariance, timings)
 
     def _mounted(self, message, stamp, status, map_T_camera, covariance, timings) -> Answer:

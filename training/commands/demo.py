@@ -41,9 +41,7 @@ _FIRST_STAMP = 1_700_000_000_000_000_000  # any; fixed, so that the bag is the s
 def add_arguments(parser) -> None:
     """Adds this command's options."""
     parser.add_argument('--out', default='demo', metavar='DIR', help='default: demo')
-    parser.add_argument(
-        '--minutes', type=float, help='of training (default: 5, or 4 without ImageNet weights)'
-    )
+    parser.add_argument('--minutes', type=float, help='of training (default: 5)')
     parser.add_argument(
         '--backbone-weights',
         metavar='SOURCE',

@@ -87,7 +87,8 @@ class System:
         rclpy.init(context=self.context, signal_handler_options=SignalHandlerOptions.NO)
         self.relocalizer = relocalizer
         # On a busy machine an image may overtake the transform it needs: let the node wait.
-        parameters = {'tf_timeout': 5.0, **parameters}
+        # Without a given reliability the node would subscribe anew when it finds the publisher.
+        parameters = {'tf_timeout': 5.0, 'reliability': 'reliable', **parameters}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = RelocNode(
             load=load or (lambda settings: relocalizer),

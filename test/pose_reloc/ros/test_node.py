@@ -208,6 +208,24 @@ def test_only_the_newest_image_is_localized(make_fake, start, poses):
     assert fake.seen == [0, 5]
 
 
+def test_the_reliability_of_the_publishers_is_asked_for(start, wait):
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import Image
+
+    system = start(reliability='auto')
+    wait(lambda: system.node._images.reliability == 'reliable')
+    best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    other = system.client.create_publisher(Image, 'image', best_effort)
+    wait(lambda: system.node._images.reliability == 'best_effort')
+    for publisher in (system.image_publisher, other):
+        wait(lambda: publisher.get_subscription_count() == 1)  # noqa: B023
+        stamp = system.next_stamp()
+        publisher.publish(system.image(1, stamp))
+        assert system.outcome(stamp)[0] == 'answered'
+    system.client.destroy_publisher(other)
+    wait(lambda: system.node._images.reliability == 'reliable')
+
+
 def test_old_and_future_images_are_dropped_with_a_reason(start):
     system = start(max_image_age=1.0)
     now = system.node.get_clock().now().nanoseconds
@@ -373,7 +391,7 @@ def test_parameters_while_active(start):
     ],
 )
 def test_topics_follow_a_remapped_image(make_system, make_fake, poses, rules, transport, topics):
-    from pose_reloc.ros.node import image_topics
+    from pose_reloc.ros.subscription import image_topics
 
     arguments = [x for rule in rules for x in ('-r', rule)]
     system = make_system(make_fake(poses, COVARIANCE), arguments=arguments)
