@@ -161,6 +161,7 @@ class Trainer:
         self.run_folder = RunFolder(folder, settings.to_dict()) if folder and self._leads else None
         self.epoch = self.images_seen = 0
         self.seconds_before = 0.0  # of the run before it was resumed
+        self.next_checkpoint = 0.0
         self.last_result = ''
         self.history: list[dict] = []
         self.best: dict[str, torch.Tensor] | None = None
@@ -237,12 +238,21 @@ class Trainer:
                 if self.epoch % settings.validate_every == 0 or done:
                     self._validate(value, bar)
                 if self.folder and self._leads and not done:
-                    checkpoint.save(self.folder, self._state())
+                    self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        """Saves after an epoch, but spends at most 5 % of the time on it when epochs are short."""
+        start = time.perf_counter()
+        if start < self.next_checkpoint:
+            return
+        checkpoint.save(self.folder, self._state())
+        end = time.perf_counter()
+        self.next_checkpoint = end + 20 * (end - start)
 
     def _divergence(self, value: float) -> str:
         kept = ''
         if self.folder and self.epoch:
-            kept = f'; the state after epoch {self.epoch} is kept in {self.folder}'
+            kept = f'; the last checkpoint is kept in {self.folder}'
         return (
             f'the loss became {value} in epoch {self.epoch + 1}: lower --learning-rate (now '
             f'{self.settings.learning_rate}) or check the poses with `pose_reloc inspect`{kept}'

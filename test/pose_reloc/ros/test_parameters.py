@@ -95,7 +95,8 @@ def test_the_camera_itself_may_be_the_base():
 def test_the_node_declares_and_guards_them(make_system, make_fake):
     from rclpy.parameter import Parameter
 
-    node = make_system(make_fake([], None), tf_timeout=DEFAULTS['tf_timeout']).node
+    given = {name: DEFAULTS[name] for name in ('tf_timeout', 'reliability')}
+    node = make_system(make_fake([], None), **given).node
     assert {name: node.get_parameter(name).value for name in DEFAULTS} == DEFAULTS
     for item in fields(NodeSettings):
         description = node.describe_parameter(item.name).description
