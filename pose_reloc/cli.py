@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(execute=module.run)
         else:
             commands.add_parser(name, help=text)
     args = parser.parse_args(argv)
@@ -65,11 +65,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f'pose_reloc {__version__}')
         return 0
-    if not hasattr(args, 'run'):
+    if not hasattr(args, 'execute'):
         parser.print_help()
         return 2
     try:
-        return args.run(args)
+        return args.execute(args)
     except PoseRelocError as error:
         print(f'pose_reloc {args.command}: {error}', file=sys.stderr)
         return 2

@@ -334,30 +334,50 @@ def test_a_scene_that_cannot_be_loaded_leaves_a_clean_node(make_system, make_fak
     assert system.outcome(system.send(1))[0] == 'answered'
 
 
-def test_a_looped_clock_starts_again_from_nothing(start, wait):
-    system = start(use_sim_time=True, max_image_age=1.0, base_frame='base_link', tf_timeout=0.0)
+def test_a_looped_clock_starts_again_from_nothing(make_fake, start, poses, wait):
+    gate = threading.Event()
+    gate.set()
+    system = start(
+        make_fake(poses, COVARIANCE, gate=gate),
+        use_sim_time=True,
+        max_image_age=1.0,
+        base_frame='base_link',
+        tf_timeout=0.0,
+    )
     wait(lambda: system.clock_publisher.get_subscription_count() > 0)
+
+    def turn_to(moment):
+        system.tick(moment)
+        wait(lambda: system.node.get_clock().now().nanoseconds == moment)
+
+    def outcome_at(moment):
+        system.statuses.clear()
+        system.send(1, moment)
+        return system.outcome(moment)[0]
+
     origin = 1000 * SECOND
     for _ in range(2):
-        system.tick(origin)
-        wait(lambda: system.node.get_clock().now().nanoseconds == origin)
-        # The mounting is dynamic here, so a loop must forget it.
-        stamp = system.next_stamp()
-        system.send(0, origin - 1)
-        assert system.outcome(origin - 1)[0] == 'unmounted'
-        system.statuses.clear()
-        system.send_transform('base_link', 'camera', np.eye(4), origin)
-        wait(lambda: not system.node._transforms.is_empty())
-        system.send(1, origin)
-        assert system.outcome(origin)[0] == 'answered'
-        system.statuses.clear()
-        stamp = origin + 5 * SECOND
-        system.tick(stamp)
-        wait(lambda: system.node.get_clock().now().nanoseconds == stamp)  # noqa: B023
-        system.send(1, origin)
-        assert system.outcome(origin)[0] == 'dropped'
-        system.statuses.clear()
-    assert system.node._epoch == 1
+        turn_to(origin)
+        # The mounting is dynamic here: what was said of this time before the loop must not count.
+        assert outcome_at(origin + 1) == 'unmounted'
+        for moment in (origin, origin + 9 * SECOND):
+            system.send_transform('base_link', 'camera', np.eye(4), moment)
+        wait(lambda: outcome_at(origin + 2) == 'answered')
+        turn_to(origin + 9 * SECOND)
+        assert outcome_at(origin + 3) == 'dropped', 'the clock has gone on'
+
+    # An image that is being localized while the clock jumps belongs to the past.
+    gate.clear()
+    moment = origin + 9 * SECOND
+    system.statuses.clear()
+    seen = len(system.relocalizer.seen)
+    system.send(2, moment)
+    wait(lambda: len(system.relocalizer.seen) > seen)
+    turn_to(origin)
+    gate.set()
+    outcome, status = system.outcome(moment)
+    assert outcome == 'dropped'
+    assert 'clock jump' in status.message
 
 
 def test_parameters_while_active(start):

@@ -1,0 +1,119 @@
+"""`pose_reloc train` and `evaluate` as a user calls them."""
+
+import json
+
+import pytest
+
+from pose_reloc.cli import main
+from pose_reloc.scene import read_header
+
+FAST = """
+network: {backbone: resnet18, hidden: 32}
+backbone_weights: none
+short_side: 48
+epochs: 3
+batch: 8
+learning_rate: 0.001
+validate_every: 1
+precision: float32
+views: {sources: 2}
+"""
+
+
+@pytest.fixture
+def preset(tmp_path):
+    path = tmp_path / 'quick.yaml'
+    path.write_text(FAST)
+    return str(path)
+
+
+def test_train_then_evaluate(room, preset, tmp_path, capsys):
+    scene = tmp_path / 'room.scene'
+    where = ['--dataset', '7scenes', '--path', str(room)]
+    assert main(['train', *where, '--out', str(scene), '--preset', preset]) == 0
+    out = capsys.readouterr().out
+    assert 'wrote' in out and 'held-out' in out
+    header = read_header(scene)
+    assert header.recipe['epochs'] == 3 and header.recipe['images'] < 48
+    run = tmp_path / 'room.scene.run'
+    names = {p.name for p in run.iterdir()}
+    assert {'metrics.csv', 'metrics.json', 'curves.png', 'settings.json'} <= names
+    assert len(json.loads((run / 'metrics.json').read_text())) == 3
+
+    result, page = tmp_path / 'out.json', tmp_path / 'out.html'
+    files = ['--json', str(result), '--html', str(page)]
+    assert main(['evaluate', '--scene', str(scene), *where, '--split', 'test', *files]) == 0
+    assert 'retrieval baseline' in capsys.readouterr().out
+    values = json.loads(result.read_text())
+    wanted = {
+        'frames', 'answered', 'median_position_m', 'median_rotation_deg', 'p90_position_m',
+        'recall', 'latency_p50_ms', 'latency_p95_ms', 'baselines',
+    }  # fmt: skip
+    assert wanted <= values.keys()
+    assert values['frames'] == values['answered'] == 12
+    assert {'0.05m_5deg', '0.25m_10deg', '0.5m_15deg'} <= values['recall'].keys()
+    assert '<svg' in page.read_text()
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, monkeypatch):
+    from safetensors.numpy import load_file
+
+    from training.trainer import Trainer
+
+    where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset]
+    whole, stopped = tmp_path / 'whole.scene', tmp_path / 'stopped.scene'
+    assert main(['train', *where, '--out', str(whole)]) == 0
+
+    one_epoch = Trainer._one_epoch
+
+    def interrupted(self, *args):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        return one_epoch(self, *args)
+
+    monkeypatch.setattr(Trainer, '_one_epoch', interrupted)
+    # Every epoch is saved here, however short it is.
+    never = property(lambda self: 0.0, lambda self, value: None)
+    monkeypatch.setattr(Trainer, 'next_checkpoint', never, raising=False)
+    assert main(['train', *where, '--out', str(stopped)]) == 130
+    assert not stopped.exists()
+    monkeypatch.setattr(Trainer, '_one_epoch', one_epoch)
+    assert main(['train', *where, '--out', str(stopped), '--resume']) == 0
+    first, second = load_file(whole), load_file(stopped)
+    assert first.keys() == second.keys()
+    different = [n for n in first if not (first[n] == second[n]).all()]
+    assert different == []
+
+
+def test_resume_with_other_settings_names_the_difference(room, preset, tmp_path, capsys):
+    where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset]
+    out = ['--out', str(tmp_path / 'a.scene')]
+    assert main(['train', *where, *out]) == 0
+    assert main(['train', *where, *out, '--resume', '--learning-rate', '0.01']) == 2
+    assert 'learning_rate' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (['--dataset', 'nonsense'], 'unknown dataset kind'),
+        (['--preset', 'nonsense'], 'unknown preset'),
+        (['--backbone', 'nonsense'], 'unknown backbone'),
+        (['--loss', 'nonsense'], 'unknown loss'),
+        (['--batch', '500'], 'fewer than one batch'),
+        (['--backbone-weights', 'nowhere.pth'], 'no backbone weights'),
+        (['--epochs', '3', '--minutes', '1'], 'not both'),
+        (['--device', 'tpu'], 'device'),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(room, preset, tmp_path, capsys, options, sentence):
+    command = ['train', '--dataset', '7scenes', '--path', str(room), '--preset', preset]
+    code = main([*command, '--out', str(tmp_path / 'x.scene'), *options])
+    error = capsys.readouterr().err
+    assert code == 2 and sentence in error and 'Traceback' not in error
+
+
+def test_an_output_folder_that_does_not_exist_is_said_before_training(room, tmp_path, capsys):
+    out = str(tmp_path / 'nowhere' / 'x.scene')
+    assert main(['train', '--dataset', '7scenes', '--path', str(room), '--out', out]) == 2
+    assert 'nowhere' in capsys.readouterr().err
