@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ class ReplaySettings:
     map_frame: str = 'map'
     base_frame: str = 'base_link'
     node: str | None = None  # name of a running node; None starts one
+    domain_id: int | None = None  # ROS domain of the node started; None: one of its own
     device: str = 'auto'
 
 
@@ -114,7 +118,11 @@ def _play(bag: Bag, topic, scene_path: Path, base: str, settings: ReplaySettings
                 times.append((message.stamp, message.time))
             yield message
 
+    # A replayed /clock and /tf must not reach a robot that happens to share our network: unless a
+    # running node is asked for, everything stays on this machine, in a domain of its own.
+    where = contextlib.nullcontext() if settings.node else _isolated(settings.domain_id)
     with (
+        where,
         Player(topic.name, types, settings.node or NODE_NAME) as player,
         tqdm(total=topic.count, desc='replaying', unit='img', disable=None) as bar,
     ):
@@ -135,6 +143,24 @@ def _play(bag: Bag, topic, scene_path: Path, base: str, settings: ReplaySettings
         }
         with NodeProcess(parameters, {'image': plain}) as process:
             return play(process.check)
+
+
+@contextlib.contextmanager
+def _isolated(domain_id: int | None):
+    """Lets ROS, here and in child processes, see only this machine and one domain of it."""
+    if domain_id is None:
+        domain_id = random.SystemRandom().randint(1, 100)
+    values = {'ROS_DOMAIN_ID': f'{domain_id}', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _frames(playback, times: list[tuple[int, int]], truth: Truth | None) -> list[Frame]:

@@ -31,6 +31,13 @@ def add_arguments(parser) -> None:
     parser.add_argument('--map-frame', default='map')
     parser.add_argument('--base-frame', default='base_link')
     parser.add_argument('--node', help='use this running node (it needs use_sim_time)')
+    parser.add_argument(
+        '--domain-id',
+        type=int,
+        metavar='N',
+        help='ROS domain of the node started, to watch it in RViz (default: a random one, so that '
+        'the replay reaches no robot)',
+    )
     parser.add_argument('--device', default='auto', help='of the node: auto (default), cpu, cuda')
     add_result_arguments(parser)
 
@@ -43,7 +50,12 @@ def run(args) -> int:
 
     if not args.rate > 0:
         raise SettingsError(f'--rate must be positive, got {args.rate}')
-    names = ('rate', 'image_topic', 'truth_topic', 'map_frame', 'base_frame', 'node', 'device')
+    if args.domain_id is not None and not 0 <= args.domain_id <= 232:
+        raise SettingsError(f'--domain-id must lie in [0, 232], got {args.domain_id}')
+    names = (
+        'rate', 'image_topic', 'truth_topic', 'map_frame', 'base_frame', 'node', 'domain_id',
+        'device',
+    )  # fmt: skip
     settings = ReplaySettings(**{name: getattr(args, name) for name in names})
     result = replay(Path(args.bag), Path(args.scene), settings)
     for note in result.notes:
