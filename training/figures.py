@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from pose_reloc.geometry import invert_pose
 from pose_reloc.scene import SceneModel
 from training.dataset_figure import floor_view
 from training.evaluate import Evaluation, Frame
@@ -14,17 +15,22 @@ from training.metrics import per_frame_errors
 _INK, _SOFT, _GRID, _BLUE, _ORANGE = '#1d2733', '#9aa7b4', '#e3e8ee', '#1769aa', '#d9730d'
 
 
-def trajectory_figure(frames: list[Frame], scene: SceneModel) -> Figure:
+def trajectory_figure(frames: list[Frame], scene: SceneModel, camera_T_body=None) -> Figure:
     """The run from above: training path, true path, estimates coloured by position error.
 
     Args:
         frames: with truth and estimate.
         scene: its training poses are drawn in grey.
+        camera_T_body: (4, 4) when the frames' poses are those of a body that carries the camera;
+            the camera is drawn all the same, as it is what the training poses are.
     """
     train = scene.map_T_scene @ scene.train_world_T_camera
     truth = np.array([f.truth for f in frames])
     estimate = np.array([f.estimate for f in frames])
     position, _ = per_frame_errors(truth, estimate)
+    if camera_T_body is not None:
+        body_T_camera = invert_pose(camera_T_body)
+        truth, estimate = truth @ body_T_camera, estimate @ body_T_camera
     view = floor_view(train)
     flat = [view.flat(poses[:, :3, 3]) for poses in (train, truth, estimate)]
     train_xy, truth_xy, estimate_xy = flat

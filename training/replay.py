@@ -45,11 +45,13 @@ class Replay:
         evaluation: a frame for every image in the bag; poses of the base in the map.
         notes: what was picked and assumed, for people.
         image: frame name to its uint8 RGB image.
+        camera_T_base: (4, 4) how the camera is mounted.
     """
 
     evaluation: Evaluation
     notes: list[str]
     image: dict[str, Callable[[], np.ndarray]]
+    camera_T_base: np.ndarray
 
 
 def replay(bag_path: Path, scene_path: Path, settings: ReplaySettings = ReplaySettings()) -> Replay:
@@ -71,7 +73,7 @@ def replay(bag_path: Path, scene_path: Path, settings: ReplaySettings = ReplaySe
         frames = _frames(playback, times, truth)
         evaluation = Evaluation(frames, _baselines(bag, topic.name, scene, truth, camera_T_base))
     images = {f'{stamp}': _Image(bag_path, topic.name, time) for stamp, time in times}
-    return Replay(evaluation, notes, images)
+    return Replay(evaluation, notes, images, camera_T_base)
 
 
 @dataclass(frozen=True)

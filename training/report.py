@@ -66,6 +66,7 @@ def write_results(
     evaluation: Evaluation,
     scene: SceneModel,
     images: dict[str, Callable[[], np.ndarray]],
+    camera_T_body: np.ndarray | None = None,
 ) -> None:
     """Writes what --json and --html ask for, and says so.
 
@@ -75,6 +76,7 @@ def write_results(
         evaluation: the result.
         scene: that answered.
         images: frame name to a function that gives its uint8 RGB image.
+        camera_T_body: (4, 4) when the poses are those of a body that carries the camera.
 
     Raises:
         SettingsError: a file cannot be written.
@@ -82,7 +84,7 @@ def write_results(
     if args.json:
         _write(args.json, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + '\n')
     if args.html:
-        _write(args.html, html_page(title, evaluation, scene, images))
+        _write(args.html, html_page(title, evaluation, scene, images, camera_T_body))
 
 
 def html_page(
@@ -90,12 +92,13 @@ def html_page(
     evaluation: Evaluation,
     scene: SceneModel,
     images: dict[str, Callable[[], np.ndarray]],
+    camera_T_body: np.ndarray | None = None,
     introduction: str = '',
 ) -> str:
     """The report: headline numbers, table, trajectory from above, errors over time, frames.
 
     Args:
-        title, evaluation, scene, images: as `write_results`.
+        title, evaluation, scene, images, camera_T_body: as `write_results`.
         introduction: HTML shown under the title.
     """
     summary = evaluation.summary()
@@ -105,9 +108,9 @@ def html_page(
         sections += [
             _section(
                 'From above',
-                'Grey: the training path. Line: the true path of this run. Dots: what was '
-                'answered, joined to the truth and coloured by position error.',
-                trajectory_figure(scored, scene),
+                'The camera seen from above. Grey: where it was for training. Line: its true path in '
+                'this run. Dots: what was answered, joined to the truth, coloured by the error.',
+                trajectory_figure(scored, scene, camera_T_body),
             ),
             _section(
                 'Errors', 'Over the run, and as a cumulative curve.', error_figure(evaluation)

@@ -98,6 +98,7 @@ def run(args) -> int:
         result.evaluation,
         built.scene,
         result.image,
+        result.camera_T_base,
         '<p>A rendered room was walked through twice to train a scene. The same room, on another '
         'walk and in another light, was then recorded as a bag and played to the ROS 2 node, '
         'which answered every image with a pose.</p>',

@@ -63,5 +63,5 @@ def run(args) -> int:
     scene = SceneModel.load(args.scene)
     title = f'{scene.header.name} on {Path(args.bag).name} (replayed over ROS 2)'
     print_table(title, result.evaluation.summary())
-    write_results(args, title, result.evaluation, scene, result.image)
+    write_results(args, title, result.evaluation, scene, result.image, result.camera_T_base)
     return 0
