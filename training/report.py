@@ -108,8 +108,8 @@ def html_page(
         sections += [
             _section(
                 'From above',
-                'The camera seen from above. Grey: where it was for training. Line: its true path in '
-                'this run. Dots: what was answered, joined to the truth, coloured by the error.',
+                'The camera from above. Grey: where it was for training. Line: its true path in '
+                'this run. Dots: the answers, joined to the truth, coloured by the error.',
                 trajectory_figure(scored, scene, camera_T_body),
             ),
             _section(
