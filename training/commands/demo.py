@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_reloc.errors import SettingsError, WeightsError
+from pose_reloc.errors import SettingsError
 from pose_reloc.geometry import invert_pose, pose_matrix
 
 HELP = (
@@ -45,7 +45,8 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         '--backbone-weights',
         metavar='SOURCE',
-        help='a FILE, imagenet, or none (default: imagenet, or none where it cannot be downloaded)',
+        default='none',
+        help='none (default: a random start, which needs no download), imagenet, or a FILE',
     )
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda')
 
@@ -65,7 +66,7 @@ def run(args) -> int:
     except OSError as error:
         raise SettingsError(f'cannot write the folder {out}: {error.strerror}') from error
     settings = load_preset('demo')
-    weights = args.backbone_weights or _available_weights(settings.network)
+    weights = args.backbone_weights
     if weights == 'none':
         settings = load_preset('demo_scratch')
     settings = settings.changed(device=args.device, backbone_weights=weights)
@@ -112,21 +113,6 @@ def run(args) -> int:
 
 def _say(step: int, text: str) -> None:
     print(f'[{step}/4] {text}', flush=True)
-
-
-def _available_weights(network_settings) -> str:
-    """'imagenet' where torchvision can provide it, else 'none', said in one sentence."""
-    from pose_reloc.network import PoseRegressor, load_backbone_weights
-
-    try:
-        load_backbone_weights(PoseRegressor(network_settings), 'imagenet')
-        return 'imagenet'
-    except WeightsError:
-        print(
-            'ImageNet weights cannot be downloaded here: training from a random start, which is '
-            'less accurate (--backbone-weights FILE uses weights that you have).'
-        )
-        return 'none'
 
 
 def _record(path: Path, samples) -> None:
