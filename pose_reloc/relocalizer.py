@@ -23,8 +23,35 @@ PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': t
 class Status(str, Enum):
     """How much an answer is worth."""
 
+    REFINED = 'REFINED'  # computed from matched landmarks: centimetres
     COARSE = 'COARSE'  # the regressed pose
     LOST = 'LOST'  # refused; the reasons say why
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Landmarks found in an image, inliers of the pose only.
+
+    Attributes:
+        uv: pixels (M, 2) float32 in the image as it was given.
+        points: the landmarks (M, 3) in the scene's world.
+    """
+
+    uv: np.ndarray
+    points: np.ndarray
+
+
+@dataclass(frozen=True)
+class PosePrior:
+    """Where the camera is believed to be before its image is looked at, for example by odometry.
+
+    Attributes:
+        world_T_camera: camera pose (4, 4) in the scene's world.
+        covariance_66: (6, 6), as `PoseEstimate.covariance_66`.
+    """
+
+    world_T_camera: np.ndarray
+    covariance_66: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -37,15 +64,22 @@ class PoseEstimate:
             is the refused pose, for tuning only (NaN when there is none).
         covariance_66: (6, 6) of `geometry.pose_residual`: (x, y, z, rotX, rotY, rotZ) along the
             fixed axes of the scene's world.
+        inliers: landmarks that the pose explains; 0 unless REFINED.
         reasons: names of the gates that refused; empty unless LOST.
-        timings: seconds by stage: 'preprocess', 'infer', 'total'.
+        timings: seconds by stage: 'preprocess', 'infer', 'refine', 'total'.
+        regressed_world_T_camera: what the network alone answered (4, 4); None when it was not asked
+            or its answer was not finite.
+        matches: the landmarks behind a REFINED answer.
     """
 
     status: Status
     world_T_camera: np.ndarray
     covariance_66: np.ndarray
+    inliers: int = 0
     reasons: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    regressed_world_T_camera: np.ndarray | None = None
+    matches: Matches | None = None
 
 
 class Relocalizer:
@@ -63,28 +97,37 @@ class Relocalizer:
         device: str = 'auto',
         precision: str = 'auto',
         gate_settings: gates.GateSettings = gates.GateSettings(),
+        refine: bool = True,
     ):
         self.scene = scene
         self.device = choose_device(device)
         self.dtype = _choose_precision(precision, self.device)
         self.gate_settings = gate_settings
+        self.refine = refine
         network = scene.build_network().requires_grad_(False)
         self._network = network.to(self.device, memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = 'auto', precision: str = 'auto') -> Relocalizer:
+    def load(
+        cls,
+        path: str | Path,
+        device: str = 'auto',
+        precision: str = 'auto',
+        refine: bool = True,
+    ) -> Relocalizer:
         """Loads a scene file onto a device.
 
         Args:
             path: the scene file.
             device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
             precision: 'float32', 'bfloat16', 'float16', or 'auto': half precision on a GPU.
+            refine: False answers with the regressed pose alone.
 
         Raises:
             SceneError: the file cannot be used.
             SettingsError: the device or precision does not exist here.
         """
-        return cls(SceneModel.load(path), device, precision)
+        return cls(SceneModel.load(path), device, precision, refine=refine)
 
     def warm_up(self, runs: int = 3) -> float:
         """Runs the network on a grey image until its kernels are chosen; returns seconds taken."""
@@ -95,12 +138,18 @@ class Relocalizer:
             self._regress(image[None])
         return time.perf_counter() - start
 
-    def localize(self, image_HW3: np.ndarray, camera: Camera | None = None) -> PoseEstimate:
+    def localize(
+        self,
+        image_HW3: np.ndarray,
+        camera: Camera | None = None,
+        prior: PosePrior | None = None,
+    ) -> PoseEstimate:
         """Answers one image.
 
         Args:
             image_HW3: uint8 RGB.
             camera: the camera that took it; None means the camera of the training images.
+            prior: where to look first.
 
         Raises:
             CameraError: the image is not uint8 RGB of the size that its camera says.
@@ -124,7 +173,9 @@ class Relocalizer:
         }
         status = Status.LOST if reasons else Status.COARSE
         covariance = self.scene.covariance_66.copy()
-        return PoseEstimate(status, world_T_camera, covariance, tuple(reasons), timings)
+        return PoseEstimate(
+            status, world_T_camera, covariance, reasons=tuple(reasons), timings=timings
+        )
 
     def _regress(self, image_BHW3: np.ndarray) -> np.ndarray:
         """Network images (B, H, W, 3) uint8 to poses (B, 4, 4); NaN where there is none."""
