@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,11 +18,19 @@ from pose_reloc.preprocess import normalize, to_network_image
 from pose_reloc.relocalizer import Relocalizer, Status
 from pose_reloc.scene import SceneModel
 from training.datasets import Sample
-from training.metrics import coverage, mean_pose, nees, per_frame_errors, pose_metrics
+from training.metrics import (
+    Reprojection,
+    coverage,
+    error_metrics,
+    mean_pose,
+    mean_reprojection_px,
+    nees,
+    per_frame_errors,
+    reprojection,
+)
 
-_BASELINE_KEYS = (
-    'median_position_m', 'median_rotation_deg', 'p90_position_m', 'p90_rotation_deg', 'recall'
-)  # fmt: skip
+# Position errors in metres and rotation errors in degrees (N,) of the same N frames.
+Errors = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Frame:
         status: of the answer, or why there is none: 'LOST', 'unreadable', 'no answer', ...
         reasons: names of the gates that refused.
         latency_s: from handing the image over to having the answer; None without one.
+        reprojection: of the estimate; None without one, or without points to project.
     """
 
     name: str
@@ -48,47 +57,66 @@ class Frame:
     status: str = ''
     reasons: tuple[str, ...] = ()
     latency_s: float | None = None
+    reprojection: Reprojection | None = None
+
+    def error(self) -> tuple[float, float]:
+        """Metres and degrees from the truth, which must be known; infinite without an estimate."""
+        if self.estimate is None:
+            return np.inf, np.inf
+        metres, degrees = per_frame_errors(self.truth[None], self.estimate[None])
+        return float(metres[0]), float(degrees[0])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Frames and the poses of the two baselines for the frames that have a truth."""
+    """What came back for a set of images.
+
+    Attributes:
+        frames: one for each image.
+        baselines: name of a method that learns nothing to its errors on the same images.
+        train: the same for the training images, where they were asked for.
+    """
 
     frames: list[Frame]
-    baselines: dict[str, dict] = field(default_factory=dict)
+    baselines: dict[str, Errors] = field(default_factory=dict)
+    train: Evaluation | None = None
+
+    def errors(self) -> Errors:
+        """Errors of all frames that have a truth, infinite for those without an estimate."""
+        errors = [f.error() for f in self.frames if f.truth is not None]
+        return tuple(np.array(errors).reshape(-1, 2).T)
 
     def summary(self) -> dict:
         """The result as plain JSON types, without the frames.
 
-        Medians and percentiles are over the answered frames; recall is over all frames that have a
-        truth, so that silence is not rewarded.
+        Medians, percentiles and pixels are over the answered frames; recall is over all frames that
+        have a truth, so that silence is not rewarded.
         """
         answered = [f for f in self.frames if f.estimate is not None]
         scored = [f for f in answered if f.truth is not None]
-        with_truth = sum(f.truth is not None for f in self.frames)
-        truth = np.array([f.truth for f in scored]).reshape(-1, 4, 4)
-        estimate = np.array([f.estimate for f in scored]).reshape(-1, 4, 4)
-        result = pose_metrics(truth, estimate)
-        share = len(scored) / with_truth if with_truth else 0.0
-        result['recall'] = {k: v * share for k, v in result['recall'].items()}
+        result = error_metrics(*self.errors())
         result |= {
             'frames': len(self.frames),
             'answered': len(answered),
-            'with_truth': with_truth,
+            'with_truth': sum(f.truth is not None for f in self.frames),
+            'answers': _count(f.status for f in answered),
             'not_answered': _count(f.status for f in self.frames if f.estimate is None),
             'reasons': _count(r for f in self.frames for r in f.reasons),
+            'reprojection_px': mean_reprojection_px(f.reprojection for f in self.frames),
         }
         latency = [f.latency_s * 1e3 for f in answered if f.latency_s is not None]
         for p in (50, 95):
             result[f'latency_p{p}_ms'] = float(np.percentile(latency, p)) if latency else None
         covariances = [f.covariance_66 for f in scored if f.covariance_66 is not None]
         if scored and len(covariances) == len(scored):
+            truth = np.array([f.truth for f in scored])
+            estimate = np.array([f.estimate for f in scored])
             squared = nees(pose_residual(truth, estimate), np.array(covariances))
             result['nees_mean'] = float(squared.mean())
             result['coverage'] = coverage(squared)
-        result['baselines'] = {
-            name: {k: m[k] for k in _BASELINE_KEYS} for name, m in self.baselines.items()
-        }
+        result['baselines'] = {name: error_metrics(*e) for name, e in self.baselines.items()}
+        if self.train:
+            result['train'] = self.train.summary()
         return result
 
     def to_json(self) -> dict:
@@ -96,46 +124,70 @@ class Evaluation:
         return self.summary() | {'per_frame': [_frame_json(f) for f in self.frames]}
 
 
-def evaluate(relocalizer: Relocalizer, samples: list[Sample], title: str = 'evaluating'):
+def evaluate(
+    relocalizer: Relocalizer,
+    samples: list[Sample],
+    title: str = 'evaluating',
+    with_baselines: bool = True,
+) -> Evaluation:
     """Localises every sample.
 
     A damaged image is counted as unreadable and the rest is still answered.
 
+    Args:
+        relocalizer: that answers.
+        samples: posed images.
+        title: of the progress bar.
+        with_baselines: False saves their time.
+
     Returns:
-        An Evaluation; poses are those of the colour camera in the scene's world.
+        Poses are those of the colour camera in the scene's world.
     """
     frames, features, truths = [], [], []
     relocalizer.warm_up()
-    retrieval = RetrievalBaseline(relocalizer.scene)
+    retrieval = RetrievalBaseline(relocalizer.scene) if with_baselines else None
     for sample in tqdm(samples, title, unit='img', disable=None):
         name = f'{sample.sequence}/{sample.image_path.name}'
+        frame = Frame(name, sample.timestamp, sample.world_T_camera, None, status='unreadable')
         try:
             image = sample.load_image()
         except DatasetError as error:
             tqdm.write(f'skipped: {error}')
-            frames.append(
-                Frame(name, sample.timestamp, sample.world_T_camera, None, status='unreadable')
-            )
+            frames.append(frame)
             continue
-        start = time.perf_counter()
-        answer = relocalizer.localize(image, sample.camera)
-        latency = time.perf_counter() - start
-        lost = answer.status is Status.LOST
-        frames.append(
-            Frame(
-                name,
-                sample.timestamp,
-                sample.world_T_camera,
-                None if lost else answer.world_T_camera,
-                None if lost else answer.covariance_66,
-                answer.status.value,
-                answer.reasons,
-                latency,
-            )
-        )
-        features.append(retrieval.describe(image, sample.camera))
-        truths.append(sample.world_T_camera)
-    return Evaluation(frames, baselines(retrieval, features, truths))
+        frames.append(_answered(frame, relocalizer, sample, image))
+        if retrieval:
+            features.append(retrieval.describe(image, sample.camera))
+            truths.append(sample.world_T_camera)
+    return Evaluation(frames, baselines(retrieval, features, truths) if retrieval else {})
+
+
+def _answered(frame: Frame, relocalizer: Relocalizer, sample: Sample, image_HW3) -> Frame:
+    """The frame with what the relocalizer says to its image."""
+    start = time.perf_counter()
+    answer = relocalizer.localize(image_HW3, sample.camera)
+    latency = time.perf_counter() - start
+    frame = replace(frame, status=answer.status.value, reasons=answer.reasons, latency_s=latency)
+    if answer.status is Status.LOST:
+        return frame
+    return replace(
+        frame,
+        estimate=answer.world_T_camera,
+        covariance_66=answer.covariance_66,
+        reprojection=_reprojection(sample, answer.world_T_camera),
+    )
+
+
+def _reprojection(sample: Sample, world_T_camera: np.ndarray) -> Reprojection | None:
+    """None where the image comes without points."""
+    try:
+        points = sample.load_points()
+    except DatasetError as error:
+        tqdm.write(f'no reprojection error: {error}')
+        return None
+    if points is None:
+        return None
+    return reprojection(points, sample.camera, sample.world_T_camera, world_T_camera)
 
 
 class RetrievalBaseline:
@@ -177,7 +229,7 @@ def baselines(
     truths: Sequence[np.ndarray],
     map_T_scene: np.ndarray | None = None,
     camera_T_body: np.ndarray | None = None,
-) -> dict[str, dict]:
+) -> dict[str, Errors]:
     """What two methods that learn nothing would have answered.
 
     `retrieval` is `RetrievalBaseline`; `mean_pose` always answers with the mean training pose.
@@ -191,7 +243,7 @@ def baselines(
         camera_T_body: (4, 4) when the truths are those of a body that carries the camera.
 
     Returns:
-        Name to the metrics of `pose_metrics`; empty without images.
+        Name to errors; empty without images.
     """
     if len(features) == 0:
         return {}
@@ -201,8 +253,8 @@ def baselines(
     mean = before @ mean_pose(retrieval.scene.train_world_T_camera) @ after
     nearest = before @ retrieval.nearest(features) @ after
     return {
-        'mean_pose': pose_metrics(truths, np.broadcast_to(mean, truths.shape)),
-        'retrieval': pose_metrics(truths, nearest),
+        'mean_pose': per_frame_errors(truths, np.broadcast_to(mean, truths.shape)),
+        'retrieval': per_frame_errors(truths, nearest),
     }
 
 
@@ -217,8 +269,10 @@ def _frame_json(frame: Frame) -> dict:
         'estimate': None if frame.estimate is None else frame.estimate.tolist(),
     }
     if frame.truth is not None and frame.estimate is not None:
-        metres, degrees = per_frame_errors(frame.truth[None], frame.estimate[None])
-        values |= {'position_error_m': float(metres[0]), 'rotation_error_deg': float(degrees[0])}
+        metres, degrees = frame.error()
+        values |= {'position_error_m': metres, 'rotation_error_deg': degrees}
+    if frame.reprojection:
+        values |= {'reprojection_px': frame.reprojection.px, 'points': frame.reprojection.points}
     return values
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pose_reloc.geometry import invert_pose
 from pose_reloc.scene import SceneModel
 from training.dataset_figure import floor_view
-from training.evaluate import Evaluation, Frame
+from training.evaluate import Errors, Evaluation, Frame
 from training.metrics import per_frame_errors
 
 _INK, _SOFT, _GRID, _BLUE, _ORANGE = '#1d2733', '#9aa7b4', '#e3e8ee', '#1769aa', '#d9730d'
+_CURVES = (_BLUE, _ORANGE, '#2a9d8f', '#6a4c93', '#c0392b', '#1d2733')
+_LABELS = ('position error, m', 'rotation error, deg')
+_SMALLEST = (1e-3, 1e-2)  # metres and degrees that a logarithmic axis still shows
 
 
 def trajectory_figure(frames: list[Frame], scene: SceneModel, camera_T_body=None) -> Figure:
@@ -68,36 +72,64 @@ def trajectory_figure(frames: list[Frame], scene: SceneModel, camera_T_body=None
 
 
 def error_figure(evaluation: Evaluation) -> Figure:
-    """Position and rotation error over time, and the cumulative share of frames."""
+    """Position and rotation error over time."""
     frames = [f for f in evaluation.frames if f.truth is not None]
-    answered = [f for f in frames if f.estimate is not None]
-    position, rotation = per_frame_errors(
-        np.array([f.truth for f in answered]), np.array([f.estimate for f in answered])
-    )
     start = frames[0].time_s
-    time = np.array([f.time_s for f in answered]) - start
-    figure = Figure(figsize=(10, 5.6), layout='constrained')
-    grid = figure.add_gridspec(2, 2, width_ratios=(2, 1))
-    panels = ((position, 'position error, m', _BLUE), (rotation, 'rotation error, deg', _ORANGE))
-    for row, (error, label, colour) in enumerate(panels):
-        over_time = figure.add_subplot(grid[row, 0])
-        over_time.plot(time, error, '.-', color=colour, lw=1.2, ms=5)
-        over_time.axhline(np.median(error), color=_SOFT, lw=1, ls='--')
-        silent = [f.time_s - start for f in frames if f.estimate is None]
+    time = [f.time_s - start for f in frames if f.estimate is not None]
+    silent = [f.time_s - start for f in frames if f.estimate is None]
+    figure = Figure(figsize=(10, 5.2), layout='constrained')
+    axes = figure.subplots(2, 1, sharex=True)
+    panels = zip(axes, evaluation.errors(), _LABELS, (_BLUE, _ORANGE))
+    for axis, error, label, colour in panels:
+        error = error[np.isfinite(error)]
+        axis.plot(time, error, '.-', color=colour, lw=1.2, ms=5)
+        axis.axhline(np.median(error), color=_SOFT, lw=1, ls='--')
         for at in silent:
-            over_time.axvline(at, color='#f2c4c4', lw=2, zorder=0)
-        over_time.set_ylabel(label)
-        over_time.set_ylim(bottom=0)
-        cumulative = figure.add_subplot(grid[row, 1])
-        share = np.arange(1, len(error) + 1) / len(frames)
-        cumulative.step(np.sort(error), 100 * share, where='post', color=colour)
-        cumulative.set_ylim(0, 102)
-        cumulative.set_xlim(left=0)
-        cumulative.set_ylabel('% of frames within')
-        cumulative.set_xlabel(label)
-        for axis in (over_time, cumulative):
-            _style(axis)
-    over_time.set_xlabel('seconds (red: no answer)' if silent else 'seconds')
+            axis.axvline(at, color='#f2c4c4', lw=2, zorder=0)
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        _style(axis)
+    axes[-1].set_xlabel('seconds (red: no answer)' if silent else 'seconds')
+    return figure
+
+
+def cumulative_figure(curves: dict[str, Errors], baselines: dict[str, Errors]) -> Figure:
+    """Share of frames within an error, over that error: higher and further left is better.
+
+    A curve ends below 100 % where frames got no answer.
+
+    Args:
+        curves: name to position errors in metres and rotation errors in degrees (N,), infinite
+            where there was no answer.
+        baselines: the same, drawn dashed and in grey.
+    """
+    grey = [(_SOFT, '--', 1.6), (_SOFT, ':', 2.0)]
+    shown = [
+        *zip(curves.items(), [(colour, '-', 2.0) for colour in _CURVES]),
+        *zip(baselines.items(), grey),
+    ]
+    figure = Figure(figsize=(10, 4.2), layout='constrained')
+    axes = figure.subplots(1, 2, sharey=True)
+    for which, axis in enumerate(axes):
+        # The axis is logarithmic: an error of zero is drawn as a small one.
+        errors = [np.sort(e[which]).clip(min=_SMALLEST[which]) for (_, e), _ in shown]
+        known = np.concatenate([e[np.isfinite(e)] for e in errors])
+        low, high = (known.min(), known.max()) if len(known) else (1, 10)
+        for error, ((name, _), (colour, line, width)) in zip(errors, shown):
+            share = 100 * np.arange(len(error) + 1) / max(len(error), 1)
+            count = np.isfinite(error).sum()
+            x, y = [low, *error[:count], high], [*share[: count + 1], share[count]]
+            axis.step(x, y, where='post', color=colour, ls=line, lw=width, label=name)
+        axis.set_xscale('log')
+        axis.set_xlim(low * 0.9, high * 1.1)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_ylim(0, 102)
+        axis.set_xlabel(_LABELS[which])
+        _style(axis)
+    axes[0].set_ylabel('% of frames within')
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', frameon=False)
     return figure
 
 

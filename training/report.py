@@ -7,6 +7,7 @@ import html
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,26 +16,21 @@ import numpy as np
 from pose_reloc.errors import SettingsError
 from pose_reloc.scene import SceneModel
 from training.evaluate import Evaluation, Frame
-from training.figures import error_figure, trajectory_figure
-from training.metrics import per_frame_errors
+from training.figures import cumulative_figure, error_figure, trajectory_figure
+from training.metrics import RECALL_THRESHOLDS, per_frame_errors, recall_key, write_tum
 
-# The recalls a person sees: today's structure methods, and the two of Boittiaux et al. 2022.
-SHOWN_RECALLS = ('0.05m_5deg', '0.25m_10deg', '0.5m_15deg')
-_NAMES = {'retrieval': 'retrieval baseline', 'mean_pose': 'mean pose baseline'}
+# What people read for the names of the baselines.
+METHOD_NAMES = {'retrieval': 'retrieval baseline', 'mean_pose': 'mean pose baseline'}
+_STATISTICS = {'median': 'median', 'mean': 'mean', 'p99': '99 %', 'max': 'max'}
+_NO_PIXELS = 'no reprojection error: these images come with neither depth nor 3D points'
 
 
 def table(title: str, summary: dict) -> str:
     """The headline numbers as aligned text."""
-    header = ['', 'median', '90 %', *(_recall_name(r) for r in SHOWN_RECALLS)]
-    rows = [_row('pose_reloc', summary)]
-    rows += [_row(_NAMES.get(n, n), m) for n, m in summary['baselines'].items()]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [title]
-    for row in [header, *rows]:
-        cells = [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
-        lines.append('  ' + '   '.join(cells))
-    lines.append('  ' + counts_line(summary))
-    return '\n'.join(lines)
+    for rows in (_error_rows(summary), _recall_rows(summary)):
+        lines += ['  ' + line for line in aligned(rows)] + ['']
+    return '\n'.join([*lines, '  ' + counts_line(summary)])
 
 
 def print_table(title: str, summary: dict) -> None:
@@ -42,9 +38,62 @@ def print_table(title: str, summary: dict) -> None:
     print('\n' + table(title, summary))
 
 
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        '   '.join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])])
+        for row in rows
+    ]
+
+
+def _error_rows(summary: dict) -> list[list[str]]:
+    """A header, and the errors of each method."""
+    rows = [['error, m / deg', *_STATISTICS.values(), 'reprojection']]
+    for name, values in _methods(summary).items():
+        cells = [_error_cell(values, key) for key in _STATISTICS]
+        rows.append([name, *cells, _pixels_cell(values.get('reprojection_px'))])
+    return rows
+
+
+def _recall_rows(summary: dict) -> list[list[str]]:
+    """A header, and the share of frames of each method within each threshold."""
+    rows = [['frames within, m / deg', *(f'{m:g}/{deg:g}' for m, deg in RECALL_THRESHOLDS)]]
+    for name, values in _methods(summary).items():
+        keys = [recall_key(*bounds) for bounds in RECALL_THRESHOLDS]
+        rows.append([name, *(percent_cell(values['recall'][key]) for key in keys)])
+    return rows
+
+
+def _error_cell(values: dict, statistic: str) -> str:
+    """Metres and degrees of a statistic such as 'median'."""
+    metres, degrees = (values[f'{statistic}_{kind}'] for kind in ('position_m', 'rotation_deg'))
+    return '-' if metres is None else f'{metres:.3f} / {degrees:5.2f}'
+
+
+def _pixels_cell(pixels: float | None) -> str:
+    """Such as '23.4 px'; '-' where unknown."""
+    return '-' if pixels is None else f'{pixels:.1f} px'
+
+
+def percent_cell(fraction: float) -> str:
+    """Such as '42 %'."""
+    return f'{100 * fraction:.0f} %'
+
+
+def _methods(summary: dict) -> dict[str, dict]:
+    """The rows of both tables: what is evaluated, and what it stands beside."""
+    rows = {'pose_reloc': summary}
+    if 'train' in summary:
+        rows['on training images'] = summary['train']
+    return rows | {METHOD_NAMES[name]: values for name, values in summary['baselines'].items()}
+
+
 def counts_line(summary: dict) -> str:
     """One sentence: frames, answers, why the rest is missing, latency, calibration."""
     text = f'{summary["frames"]} frames, {summary["answered"]} answered'
+    if refined := summary['answers'].get('REFINED'):
+        text += f', {refined} of them refined'
     missing = [f'{count} {name}' for name, count in summary['not_answered'].items()]
     if missing:
         text += f' ({", ".join(missing)})'
@@ -57,6 +106,8 @@ def counts_line(summary: dict) -> str:
         )
     if summary.get('nees_mean') is not None:
         text += f'; mean NEES {summary["nees_mean"]:.1f} (6 is ideal)'
+    if summary['answered'] and summary['reprojection_px'] is None:
+        text += f'; {_NO_PIXELS}'
     return text
 
 
@@ -68,10 +119,10 @@ def write_results(
     images: dict[str, Callable[[], np.ndarray]],
     camera_T_body: np.ndarray | None = None,
 ) -> None:
-    """Writes what --json and --html ask for, and says so.
+    """Writes what --json, --html, --picture and --tum ask for, and says so.
 
     Args:
-        args: with `json` and `html`, file names or None.
+        args: with `json`, `html`, `picture` and `tum`, file names or None.
         title: of the page.
         evaluation: the result.
         scene: that answered.
@@ -82,9 +133,61 @@ def write_results(
         SettingsError: a file cannot be written.
     """
     if args.json:
-        _write(args.json, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + '\n')
+        text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + '\n'
+        write_file(args.json, lambda path: path.write_text(text))
     if args.html:
-        _write(args.html, html_page(title, evaluation, scene, images, camera_T_body))
+        page = html_page(title, evaluation, scene, images, camera_T_body)
+        write_file(args.html, lambda path: path.write_text(page, encoding='utf-8'))
+    if args.picture:
+        figure = _cumulative_figure(evaluation)
+        write_file(args.picture, lambda path: figure.savefig(path, dpi=150))
+    if args.tum:
+        _write_trajectories(args.tum, evaluation.frames)
+
+
+def write_file(name: str | Path, write: Callable[[Path], object]) -> None:
+    """Calls write(path), and says so.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    path = Path(name).expanduser()
+    try:
+        write(path)
+    except (OSError, ValueError) as error:  # matplotlib: ValueError for an unknown kind of picture
+        reason = getattr(error, 'strerror', None) or error
+        raise SettingsError(f'cannot write {path}: {reason}') from error
+    print(f'wrote {path}')
+
+
+def _write_trajectories(name: str, frames: list[Frame]) -> None:
+    """Writes the estimates to NAME, and the truth, if any is known, beside it."""
+    path = Path(name)
+    truth_path = path.with_suffix(f'.truth{path.suffix}')
+    times = _one_clock([f.time_s for f in frames])
+    _write_trajectory(path, times, [f.estimate for f in frames])
+    if any(f.truth is not None for f in frames):
+        _write_trajectory(truth_path, times, [f.truth for f in frames])
+        print(f'compare them: evo_ape tum {truth_path} {path}')
+
+
+def _write_trajectory(path: Path, times: list[float], poses: list[np.ndarray | None]) -> None:
+    stamps = [time for time, pose in zip(times, poses) if pose is not None]
+    known = [pose for pose in poses if pose is not None]
+    write_file(path, partial(write_tum, timestamps=stamps, world_T_camera_N44=known))
+
+
+def _one_clock(times_s: list[float]) -> list[float]:
+    """Stamps that increase: those of different recordings share no clock, and may be missing.
+
+    A stamp that does not lie after the one before starts a recording one second later.
+    """
+    result, shift = [], 0.0
+    for time in times_s:
+        if result and time + shift <= result[-1]:
+            shift = result[-1] + 1.0 - time
+        result.append(time + shift)
+    return result
 
 
 def html_page(
@@ -112,8 +215,12 @@ def html_page(
                 'this run. Dots: the answers, joined to the truth, coloured by the error.',
                 trajectory_figure(scored, scene, camera_T_body),
             ),
+            _section('Errors over the run', 'Dashed: the median.', error_figure(evaluation)),
             _section(
-                'Errors', 'Over the run, and as a cumulative curve.', error_figure(evaluation)
+                'Cumulative errors',
+                'The share of frames whose error is at most that large: higher and further left '
+                'is better. A curve that ends below 100 % got no answer for some frames.',
+                _cumulative_figure(evaluation),
             ),
             _frames_section(scored, images),
         ]
@@ -123,32 +230,11 @@ def html_page(
     return _PAGE.format(title=html.escape(title), introduction=introduction, body=body)
 
 
-def _row(name: str, values: dict) -> list[str]:
-    if values['median_position_m'] is None:
-        return [name, '-', '-', *('-' for _ in SHOWN_RECALLS)]
-    pairs = [
-        f'{values[f"{p}_position_m"]:.3f} m {values[f"{p}_rotation_deg"]:5.2f} deg'
-        for p in ('median', 'p90')
-    ]
-    return [name, *pairs, *(f'{100 * values["recall"][r]:.0f} %' for r in SHOWN_RECALLS)]
-
-
-def _recall_name(key: str) -> str:
-    metres, degrees = key.removesuffix('deg').split('m_')
-    return (
-        f'{100 * float(metres):g} cm/{degrees} deg'
-        if float(metres) < 0.1
-        else (f'{metres} m/{degrees} deg')
-    )
-
-
-def _write(name: str, text: str) -> None:
-    path = Path(name).expanduser()
-    try:
-        path.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise SettingsError(f'cannot write {path}: {error.strerror}') from error
-    print(f'wrote {path}')
+def _cumulative_figure(evaluation: Evaluation):
+    curves = {'pose_reloc': evaluation.errors()}
+    if evaluation.train:
+        curves['on training images'] = evaluation.train.errors()
+    return cumulative_figure(curves, {METHOD_NAMES[n]: e for n, e in evaluation.baselines.items()})
 
 
 def _headline(summary: dict) -> str:
@@ -165,18 +251,18 @@ def _headline(summary: dict) -> str:
 
 
 def _table_section(summary: dict) -> str:
-    names = ['', 'median', '90 %', *(_recall_name(r) for r in SHOWN_RECALLS)]
-    rows = [_row('pose_reloc', summary)]
-    rows += [_row(_NAMES.get(n, n), m) for n, m in summary['baselines'].items()]
-    head = ''.join(f'<th>{html.escape(n)}</th>' for n in names)
-    body = ''.join(
-        '<tr>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in row) + '</tr>' for row in rows
-    )
+    tables = ''.join(_html_table(rows) for rows in (_error_rows(summary), _recall_rows(summary)))
     note = html.escape(counts_line(summary))
-    return (
-        f'<section><h2>Beside the baselines</h2><p>{note}</p><div class="scroll"><table>'
-        f'<tr>{head}</tr>{body}</table></div></section>'
+    return f'<section><h2>Beside the baselines</h2><p>{note}</p>{tables}</section>'
+
+
+def _html_table(rows: list[list[str]]) -> str:
+    head, *body = (
+        ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)
+        for tag, row in zip(['th'] + ['td'] * len(rows), rows)
     )
+    lines = ''.join(f'<tr>{line}</tr>' for line in (head, *body))
+    return f'<div class="scroll"><table>{lines}</table></div>'
 
 
 def _frames_section(scored: list[Frame], images) -> str:

@@ -13,11 +13,13 @@ from pose_reloc.geometry import invert_pose, perturb_pose, pose_matrix, pose_res
 from training.metrics import (
     RECALL_THRESHOLDS,
     coverage,
+    error_metrics,
     mean_pose,
+    mean_reprojection_px,
     nees,
     per_frame_errors,
     pose_metrics,
-    reprojection_px,
+    reprojection,
     write_tum,
 )
 
@@ -83,6 +85,16 @@ def test_no_frames_are_well_defined():
     assert json.loads(json.dumps(found)) == found
 
 
+def test_silence_counts_in_recall_only():
+    metres, degrees = np.array([0.04, np.inf, 0.3, np.inf]), np.array([1, np.inf, 12, np.inf])
+    found = error_metrics(metres, degrees)
+    assert found['median_position_m'] == pytest.approx(0.17)
+    assert found['max_rotation_deg'] == 12
+    assert found['recall']['0.05m_5deg'] == 0.25 and found['recall']['0.5m_15deg'] == 0.5
+    silent = error_metrics(np.full(3, np.inf), np.full(3, np.inf))
+    assert silent['median_position_m'] is None and set(silent['recall'].values()) == {0.0}
+
+
 def test_different_numbers_of_poses_are_refused():
     with pytest.raises(ValueError, match='3 true poses but 2 estimates'):
         pose_metrics(random_poses(3, 0), random_poses(2, 0))
@@ -108,36 +120,40 @@ def test_reprojection_against_opencv():
         points.append(world)
         distances += list(np.linalg.norm(uv[0] - uv[1], axis=1))
     assert max(distances) < 1000
-    found = reprojection_px((p for p in points), cameras, true, estimate)
-    assert found == pytest.approx(np.mean(distances))
+    each = [reprojection(*image) for image in zip(points, cameras, true, estimate)]
+    assert [r.points for r in each] == [30, 7]
+    assert each[1].px == pytest.approx(np.mean(distances[30:]))
+    assert mean_reprojection_px([*each, None]) == pytest.approx(np.mean(distances))
 
 
 def test_reprojection_clips_each_point_and_counts_those_behind():
     camera = Camera(640, 480, 500, 500, 320, 240)
-    true = np.eye(4)[None]
+    true = np.eye(4)
     world = np.array([[0, 0, 2.0], [0, 0, 5.0], [0.1, 0, 5.0]])
-    sideways = pose_matrix(np.eye(3), [[0.04, 0, 0]])  # 10, 4 and 4 px
-    assert reprojection_px([world], [camera], true, sideways) == pytest.approx(6)
-    far = pose_matrix(np.eye(3), [[100.0, 0, 0]])
-    assert reprojection_px([world], [camera], true, far) == pytest.approx(1000)
-    past = pose_matrix(np.eye(3), [[0, 0, 3.0]])  # the first point is behind, the third moves 15 px
-    found = reprojection_px([world], [camera], true, past)
-    assert found == pytest.approx((1000 + 0 + 15) / 3)
+    sideways = pose_matrix(np.eye(3), [0.04, 0, 0])  # 10, 4 and 4 px
+    assert reprojection(world, camera, true, sideways).px == pytest.approx(6)
+    far = pose_matrix(np.eye(3), [100.0, 0, 0])
+    assert reprojection(world, camera, true, far).px == pytest.approx(1000)
+    past = pose_matrix(np.eye(3), [0, 0, 3.0])  # the first point is behind, the third moves 15 px
+    found = reprojection(world, camera, true, past)
+    assert found.px == pytest.approx((1000 + 0 + 15) / 3)
 
 
 def test_reprojection_is_in_the_undistorted_image():
     pinhole = Camera(640, 480, 500, 500, 320, 240)
     lens = Camera(640, 480, 500, 500, 320, 240, (-0.3, 0.1, 0, 0, 0))
-    true, estimate = np.eye(4)[None], pose_matrix(np.eye(3), [[0.1, 0, 0]])
-    world = [np.array([[0.8, 0.6, 2.0]])]
-    assert reprojection_px(world, [lens], true, estimate) == pytest.approx(25)
-    assert reprojection_px(world, [pinhole], true, estimate) == pytest.approx(25)
+    estimate = pose_matrix(np.eye(3), [0.1, 0, 0])
+    world = np.array([[0.8, 0.6, 2.0]])
+    for camera in (lens, pinhole):
+        assert reprojection(world, camera, np.eye(4), estimate).px == pytest.approx(25)
 
 
 def test_reprojection_without_points():
-    assert reprojection_px([], [], [], []) is None
     camera = Camera(640, 480, 500, 500, 320, 240)
-    assert reprojection_px([np.zeros((0, 3))], [camera], [np.eye(4)], [np.eye(4)]) is None
+    for world in (np.zeros((0, 3)), np.array([[0, 0, -1.0]])):  # none, and one that is not seen
+        assert reprojection(world, camera, np.eye(4), np.eye(4)) is None
+    assert mean_reprojection_px([]) is None
+    assert mean_reprojection_px([None]) is None
 
 
 def test_nees_and_coverage_of_samples():

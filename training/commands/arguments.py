@@ -25,6 +25,15 @@ def open_from(args) -> Dataset:
 
 
 def add_result_arguments(parser) -> None:
-    """Adds --json and --html."""
+    """Adds --json, --html, --picture and --tum."""
     parser.add_argument('--json', metavar='FILE', help='also write the numbers and every frame')
     parser.add_argument('--html', metavar='FILE', help='also write a report to look at')
+    parser.add_argument(
+        '--picture', metavar='FILE.png', help='also draw the share of frames within each error'
+    )
+    parser.add_argument(
+        '--tum',
+        metavar='FILE.txt',
+        help='also write the estimates as a TUM trajectory, and the truth to FILE.truth.txt '
+        '(for evo_ape)',
+    )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from training.commands.arguments import add_dataset_arguments, add_result_arguments, open_from
 
-HELP = 'Localises the images of a dataset with a scene file and prints the errors.'
+HELP = (
+    'Localises the images of a dataset with a scene file and prints the errors, beside those of '
+    'two methods that learn nothing.'
+)
 EXAMPLES = """\
-  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess --split test
-  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess --json out.json
-  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess --html report.html
+  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess
+  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess --split both
+  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess --no-refine
+  pose_reloc evaluate --scene chess.scene --dataset 7scenes --path chess \\
+      --json out.json --html out.html --picture out.png --tum out.txt
 """
 
 
@@ -16,7 +23,15 @@ def add_arguments(parser) -> None:
     """Adds this command's options."""
     parser.add_argument('--scene', required=True, metavar='FILE', help='the scene file')
     add_dataset_arguments(parser)
-    parser.add_argument('--split', default='test', choices=('test', 'train'))
+    parser.add_argument(
+        '--split',
+        default='test',
+        choices=('test', 'train', 'both'),
+        help='default: test; both adds a row for the training images',
+    )
+    parser.add_argument(
+        '--no-refine', action='store_true', help='measure the regressed poses, not refined ones'
+    )
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:1')
     add_result_arguments(parser)
 
@@ -27,11 +42,17 @@ def run(args) -> int:
     from training.evaluate import evaluate
     from training.report import print_table, write_results
 
-    relocalizer = Relocalizer.load(args.scene, args.device)
+    relocalizer = Relocalizer.load(args.scene, args.device, refine=not args.no_refine)
     dataset = open_from(args)
-    samples = dataset.split(args.split)
+    split = 'test' if args.split == 'both' else args.split
+    samples = dataset.split(split)
     evaluation = evaluate(relocalizer, samples)
-    title = f'{relocalizer.scene.header.name} on {dataset.name} ({args.split})'
+    if args.split == 'both':
+        training = dataset.split('train')
+        train = evaluate(relocalizer, training, 'training images', with_baselines=False)
+        evaluation = replace(evaluation, train=train)
+    alone = ', regressor alone' if args.no_refine else ''
+    title = f'{relocalizer.scene.header.name} on {dataset.name} ({split}{alone})'
     print_table(title, evaluation.summary())
     images = {frame.name: sample.load_image for frame, sample in zip(evaluation.frames, samples)}
     write_results(args, title, evaluation, relocalizer.scene, images)

@@ -40,19 +40,27 @@ def test_train_then_evaluate(room, preset, tmp_path, capsys):
     assert {'metrics.csv', 'metrics.json', 'curves.png', 'settings.json'} <= names
     assert len(json.loads((run / 'metrics.json').read_text())) == 3
 
-    result, page = tmp_path / 'out.json', tmp_path / 'out.html'
-    files = ['--json', str(result), '--html', str(page)]
-    assert main(['evaluate', '--scene', str(scene), *where, '--split', 'test', *files]) == 0
-    assert 'retrieval baseline' in capsys.readouterr().out
-    values = json.loads(result.read_text())
+    names = {'json': 'out.json', 'html': 'out.html', 'picture': 'out.png', 'tum': 'out.txt'}
+    files = [x for kind, name in names.items() for x in (f'--{kind}', str(tmp_path / name))]
+    evaluate = ['evaluate', '--scene', str(scene), *where, '--no-refine']
+    assert main([*evaluate, '--split', 'both', *files]) == 0
+    out = capsys.readouterr().out
+    assert 'retrieval baseline' in out and 'on training images' in out
+    assert '(test, regressor alone)' in out
+    values = json.loads((tmp_path / 'out.json').read_text())
     wanted = {
-        'frames', 'answered', 'median_position_m', 'median_rotation_deg', 'p90_position_m',
-        'recall', 'latency_p50_ms', 'latency_p95_ms', 'baselines',
+        'frames', 'answered', 'recall', 'latency_p50_ms', 'latency_p95_ms', 'baselines',
+        'reprojection_px',
+        *(f'{s}_position_m' for s in ('median', 'mean', 'p90', 'p99', 'max')),
+        *(f'{s}_rotation_deg' for s in ('median', 'mean', 'p90', 'p99', 'max')),
     }  # fmt: skip
     assert wanted <= values.keys()
-    assert values['frames'] == values['answered'] == 12
+    assert values['frames'] == values['answered'] == 12 and values['answers'] == {'COARSE': 12}
     assert {'0.05m_5deg', '0.25m_10deg', '0.5m_15deg'} <= values['recall'].keys()
-    assert '<svg' in page.read_text()
+    assert values['train']['frames'] == 48 and values['train']['reprojection_px'] > 0
+    assert '<svg' in (tmp_path / 'out.html').read_text()
+    for name in ('out.txt', 'out.truth.txt'):
+        assert len((tmp_path / name).read_text().splitlines()) == 1 + 12
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, monkeypatch):
