@@ -16,6 +16,7 @@ COMMANDS = {
     'demo': ('training.commands.demo', 'the whole way on a built-in room, with a report'),
     'inspect': ('training.commands.inspect', 'what a dataset or bag holds and what it lacks'),
     'train': ('training.commands.train', 'posed images to a scene file'),
+    'map': ('training.commands.map', 'landmarks for a scene that has none'),
     'evaluate': ('training.commands.evaluate', 'errors of a scene on a dataset, with baselines'),
     'compare': ('training.commands.compare', 'every loss, trained alike, in one table'),
     'replay': ('training.commands.replay', 'a bag through the real node, errors and latency'),

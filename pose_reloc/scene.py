@@ -9,17 +9,31 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, SceneError, SettingsError
+from pose_reloc.landmarks import LandmarkMap
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = 'pose_reloc'
 _MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on held-out training frames, see `training/rehearsal.py`.
+
+    Attributes:
+        refined_scale: factor on the computed covariance of a REFINED pose.
+        least_likeness: an image that resembles no keyframe so much is not of this scene.
+    """
+
+    refined_scale: float = 1.0
+    least_likeness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class SceneHeader:
         camera: the camera of the training images, with distortion.
         network_camera: the pinhole camera of the network's input.
         recipe: how the scene was made: dataset, settings, versions, seed, command, results.
+        calibration: see `Calibration`.
     """
 
     name: str
@@ -39,6 +54,7 @@ class SceneHeader:
     camera: Camera
     network_camera: Camera
     recipe: dict = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,7 @@ class SceneModel:
         covariance_66: (6, 6) of a regressed camera pose, measured on held-out frames; axes of the
             scene's world, order (x, y, z, rotX, rotY, rotZ).
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
+        landmarks: for refinement; None answers with regressed poses only.
     """
 
     header: SceneHeader
@@ -64,6 +81,7 @@ class SceneModel:
     start_features: np.ndarray
     covariance_66: np.ndarray
     map_T_scene: np.ndarray = field(default_factory=lambda: np.eye(4))
+    landmarks: LandmarkMap | None = None
 
     def __post_init__(self):
         N = len(self.train_world_T_camera)
@@ -105,11 +123,15 @@ class SceneModel:
             'camera': self.header.camera.to_dict(),
             'network_camera': self.header.network_camera.to_dict(),
             'recipe': self.header.recipe,
+            'calibration': asdict(self.header.calibration),
         }
         tensors = {f'network.{name}': array for name, array in self.weights.items()}
         tensors |= {f'start.{name}': array for name, array in self.start_backbone.items()}
         for name in ('train_world_T_camera', 'start_features', 'covariance_66', 'map_T_scene'):
             tensors[name] = getattr(self, name)
+        if self.landmarks:
+            header['features'] = self.landmarks.features.to_dict()
+            tensors |= self.landmarks.to_tensors()
         tensors = {name: np.asarray(array, order='C') for name, array in tensors.items()}
         write_atomically(Path(path), save(tensors, {_KEY: json.dumps(header)}))
 
@@ -125,8 +147,12 @@ class SceneModel:
         try:
             with _open(path) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            weights = _take(tensors, 'network.')
-            return cls(header, weights, start_backbone=_take(tensors, 'start.'), **tensors)
+            weights, start = _take(tensors, 'network.'), _take(tensors, 'start.')
+            landmarks = None
+            if 'landmarks.points' in tensors:
+                features = _metadata(path)['features']
+                landmarks = LandmarkMap.from_tensors(_take(tensors, 'landmarks.'), features)
+            return cls(header, weights, start_backbone=start, landmarks=landmarks, **tensors)
         except SceneError as error:
             raise SceneError(f'scene {path} is damaged: {error}; train it again') from error
         except Exception as error:  # safetensors' own error type, TypeError of missing tensors
@@ -165,6 +191,22 @@ def read_header(path: str | Path) -> SceneHeader:
         SceneError: the file is missing, truncated, not ours, or of another version.
     """
     path = _existing(path)
+    values = _metadata(path)
+    try:
+        return SceneHeader(
+            str(values['name']),
+            dict(values['network']),
+            Camera.from_dict(values['camera']),
+            Camera.from_dict(values['network_camera']),
+            dict(values['recipe']),
+            Calibration(**{name: float(x) for name, x in values['calibration'].items()}),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, CameraError) as error:
+        raise SceneError(f'scene {path} has a damaged header: {error!r}') from error
+
+
+def _metadata(path: Path) -> dict:
+    """The JSON of a scene file of this version."""
     try:
         with _open(path) as file:
             metadata = file.metadata() or {}
@@ -180,20 +222,14 @@ def read_header(path: str | Path) -> SceneHeader:
     try:
         values = json.loads(metadata[_KEY])
         version = values['format_version']
-        if version != FORMAT_VERSION:
-            raise SceneError(
-                f'scene {path} has format version {version}, this pose_reloc reads '
-                f'{FORMAT_VERSION}; train it again or install the pose_reloc that wrote it'
-            )
-        return SceneHeader(
-            str(values['name']),
-            dict(values['network']),
-            Camera.from_dict(values['camera']),
-            Camera.from_dict(values['network_camera']),
-            dict(values['recipe']),
-        )
-    except (ValueError, KeyError, TypeError, CameraError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise SceneError(f'scene {path} has a damaged header: {error!r}') from error
+    if version != FORMAT_VERSION:
+        raise SceneError(
+            f'scene {path} has format version {version}, this pose_reloc reads '
+            f'{FORMAT_VERSION}; train it again or install the pose_reloc that wrote it'
+        )
+    return values
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,14 +11,18 @@ import numpy as np
 import torch
 
 from pose_reloc import __version__
+from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import pose_residual
 from pose_reloc.network import PoseRegressor
 from pose_reloc.scene import SceneHeader, SceneModel
 from pose_reloc.uncertainty import held_out_covariance
 from training.cache import CacheSettings, TrainingCache, build_cache
-from training.datasets import Dataset
+from training.datasets import Dataset, Sample
 from training.evaluate import unit_features
+from training.held_out import held_out_blocks
+from training.mapping import MappingSettings, build_landmarks
 from training.metrics import mean_pose
+from training.rehearsal import rehearse
 from training.settings import TrainSettings
 from training.trainer import TrainingResult, train
 
@@ -38,6 +42,7 @@ def build_scene(
     command: str,
     folder: Path | None = None,
     resume: bool = False,
+    mapping: MappingSettings | None = None,
 ) -> BuiltScene:
     """Trains on the training split of a dataset and puts together everything inference needs.
 
@@ -47,6 +52,7 @@ def build_scene(
         name: of the scene, for people.
         command: how the run was started, for the recipe.
         folder, resume: as `trainer.train`.
+        mapping: how landmarks are built; None makes a scene without.
 
     Raises:
         PoseRelocError: bad data or settings.
@@ -81,7 +87,34 @@ def build_scene(
         np.concatenate(features),
         _covariance(result, cache),
     )
+    if mapping:
+        scene = with_landmarks(scene, samples, mapping)
     return BuiltScene(scene, result)
+
+
+def with_landmarks(
+    scene: SceneModel, samples: list[Sample], settings: MappingSettings
+) -> SceneModel:
+    """The scene with a landmark map of the training images it was made from, calibrated.
+
+    Raises:
+        DatasetError: other images, or none of them has landmarks.
+    """
+    poses = np.array([sample.world_T_camera for sample in samples])
+    if poses.shape != scene.train_world_T_camera.shape or not np.allclose(
+        poses, scene.train_world_T_camera, atol=1e-4
+    ):
+        raise DatasetError(
+            f'these are not the training images of scene {scene.header.name}; '
+            'give the dataset it was trained on'
+        )
+    scene = replace(scene, landmarks=build_landmarks(samples, settings))
+    validation = scene.header.recipe['settings']['validation']
+    held_out = held_out_blocks(poses, [s.sequence for s in samples], validation)
+    rehearsal = rehearse(scene, samples, held_out)
+    recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
+    header = replace(scene.header, recipe=recipe, calibration=rehearsal.calibration())
+    return replace(scene, header=header)
 
 
 def _covariance(result: TrainingResult, cache: TrainingCache) -> np.ndarray:

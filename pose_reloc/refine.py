@@ -1,0 +1,309 @@
+"""From a rough idea of the pose to centimetres: match landmarks, then PnP.
+
+A query's features are matched with the landmarks of a few keyframes (mutual nearest neighbours with
+a ratio test, keyframe by keyframe), LO-RANSAC finds the pose that explains most of them (poselib),
+the keyframes nearest to that pose are matched too, and the pose is optimised over all matches.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pose_reloc.camera import Camera
+from pose_reloc.features import FeatureExtractor, Features, mutual_matches
+from pose_reloc.geometry import invert_pose, quaternion_from_rotation
+from pose_reloc.landmarks import LandmarkMap, global_descriptor
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How a pose is refined; angles of reprojection are pixels of a camera with f = 500."""
+
+    near: int = 5  # keyframes by view overlap with the regressed pose
+    alike: int = 5  # keyframes by global descriptor
+    around: int = 6  # keyframes by view overlap with the first solution
+    ratio: float = 0.9  # nearest over second nearest descriptor distance
+    max_error_px: float = 8.0  # reprojection error of an inlier, at f = 500
+    loss_px: float = 3.0  # scale of the Cauchy loss of the final optimisation, at f = 500
+    min_inliers: int = 25  # fewer prove nothing
+    min_inlier_ratio: float = 0.1  # of the matches with the best keyframes
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A pose computed from landmarks.
+
+    Attributes:
+        world_T_camera: (4, 4) in the frame of the landmarks.
+        covariance_66: of the PnP problem, not yet calibrated, in that frame.
+        uv, points: pixels (M, 2) of the inliers in the given image and their landmarks (M, 3).
+        keyframe: the keyframe with most inliers.
+        matches: number of matches that were tried.
+        timings: seconds: 'features', 'match', 'pnp'.
+    """
+
+    world_T_camera: np.ndarray
+    covariance_66: np.ndarray
+    uv: np.ndarray
+    points: np.ndarray
+    keyframe: int
+    matches: int
+    timings: dict[str, float]
+
+
+class Refiner:
+    """Refines poses with one landmark map. For one caller at a time."""
+
+    def __init__(
+        self,
+        landmarks: LandmarkMap,
+        settings: RefineSettings = RefineSettings(),
+        device: torch.device = torch.device('cpu'),
+    ):
+        self.landmarks, self.settings, self.device = landmarks, settings, device
+        self._extractor = FeatureExtractor(landmarks.features)
+        self._descriptors = torch.from_numpy(landmarks.descriptors).to(device)
+
+    def refine(
+        self,
+        image_HW3: np.ndarray,
+        camera: Camera,
+        guesses: list[np.ndarray],
+        usable: np.ndarray | None = None,
+    ) -> tuple[Refinement | None, float]:
+        """Computes the pose of an image from landmarks.
+
+        Args:
+            image_HW3: uint8 RGB.
+            camera: that took it, with distortion.
+            guesses: poses (4, 4) near which to look, in the frame of the landmarks.
+            usable: mask (K,) of the keyframes that may be used; None means all.
+
+        Returns:
+            The refinement, None where too few landmarks agree, and how much the image resembles
+            the most similar keyframe: cosine of the global descriptors.
+        """
+        clock = _Clock()
+        features = self._extractor.extract(image_HW3)
+        clock.lap('features')
+        vlad = global_descriptor(features.descriptors, self.landmarks.vocabulary)
+        alike = _allowed(self.landmarks.alike(vlad, len(self.landmarks)), usable)
+        likeness = float(self.landmarks.vlad[alike[0]].astype(np.float32) @ vlad) if alike else 0.0
+        if len(features) < self.settings.min_inliers or not alike:
+            return None, likeness
+        query = _Query(features, camera, self.device)
+        matches = self._match(query, self._candidates(alike, camera, guesses, usable))
+        clock.lap('match')
+        found = self._solve(query, matches)
+        clock.lap('pnp')
+        if found is None:
+            return None, likeness
+        pose = found[0]
+        more = _allowed(self.landmarks.near(pose, camera, self.settings.around), usable)
+        more = [k for k in more if k not in matches.tried]
+        if more:
+            matches = matches.joined(self._match(query, more))
+            clock.lap('match')
+            found = self._solve(query, matches, pose) or found
+        pose, inlier = found
+        pose, covariance, inlier = self._optimise(query, matches, pose)
+        clock.lap('pnp')
+        if inlier.sum() < self.settings.min_inliers:
+            return None, likeness
+        refinement = Refinement(
+            pose,
+            covariance,
+            features.uv[matches.query[inlier]],
+            self.landmarks.points[matches.landmark[inlier]],
+            int(np.bincount(matches.keyframe[inlier]).argmax()),
+            len(inlier),
+            clock.laps,
+        )
+        return refinement, likeness
+
+    def _candidates(self, alike: list[int], camera, guesses, usable) -> list[int]:
+        found = []
+        for guess in guesses:
+            near = self.landmarks.near(guess, camera, len(self.landmarks))
+            found += _allowed(near, usable)[: self.settings.near]
+        found += alike[: self.settings.alike]
+        return list(dict.fromkeys(found))
+
+    def _match(self, query: _Query, keyframes: list[int]) -> _Matches:
+        rows, columns, sources = [], [], []
+        index = self.landmarks.landmarks_of(keyframes)
+        with torch.inference_mode():
+            descriptors = self._descriptors[torch.from_numpy(index).to(self.device)].float()
+            similarity = query.descriptors @ descriptors.T  # squared DESCRIPTOR_SCALE times cosine
+            start = 0
+            for keyframe in keyframes:
+                count = int(self.landmarks.starts[keyframe + 1] - self.landmarks.starts[keyframe])
+                block = similarity[:, start : start + count]
+                row, column = mutual_matches(block, self.settings.ratio)
+                rows.append(row)
+                columns.append(index[start + column])
+                sources.append(np.full(len(row), keyframe))
+                start += count
+        return _Matches(
+            np.concatenate(rows), np.concatenate(columns), np.concatenate(sources), set(keyframes)
+        )
+
+    def _solve(self, query: _Query, matches: _Matches, start: np.ndarray | None = None):
+        """LO-RANSAC: pose and mask of inliers, or None."""
+        import poselib
+
+        settings = self.settings
+        if len(matches) < settings.min_inliers:
+            return None
+        initial = None if start is None else _poselib_pose(start)
+        found, info = poselib.estimate_absolute_pose(
+            query.uv[matches.query],
+            self.landmarks.points[matches.landmark].astype(np.float64),
+            query.camera_dict,
+            {
+                'max_reproj_error': settings.max_error_px * query.pixel,
+                'min_iterations': 50 if start is None else 10,
+                'max_iterations': 2000 if start is None else 100,
+            },
+            {},
+            initial,
+        )
+        inlier = np.array(info['inliers'], dtype=bool)
+        if inlier.sum() < max(settings.min_inliers, settings.min_inlier_ratio * len(inlier)):
+            return None
+        camera_T_world = np.eye(4)
+        camera_T_world[:3] = found.Rt
+        return invert_pose(camera_T_world), inlier
+
+    def _optimise(self, query: _Query, matches: _Matches, pose: np.ndarray):
+        """Robust optimisation over all matches: pose, covariance (6, 6), inliers."""
+        import poselib
+
+        settings = self.settings
+        uv = query.uv[matches.query]
+        points = self.landmarks.points[matches.landmark].astype(np.float64)
+        initial = _poselib_pose(pose)
+        found, _ = poselib.refine_absolute_pose(
+            uv,
+            points,
+            initial,
+            query.camera_dict,
+            {'loss_type': 'CAUCHY', 'loss_scale': settings.loss_px * query.pixel},
+        )
+        camera_T_world = np.eye(4)
+        camera_T_world[:3] = found.Rt
+        pose = invert_pose(camera_T_world)
+        covariance, error = pnp_covariance(
+            uv, points, pose, query.camera, settings.loss_px * query.pixel
+        )
+        return pose, covariance, error <= settings.max_error_px * query.pixel
+
+
+def pnp_covariance(uv_N2, points_N3, world_T_camera, camera: Camera, scale_px: float):
+    """Covariance of a camera pose from the reprojection of points, under a Cauchy loss.
+
+    Inverse of the Gauss-Newton information, times the robust variance of a residual
+    (Triggs et al. 2000, section 9; weights of the Cauchy loss).
+
+    Args:
+        uv_N2: pixels in the pinhole camera.
+        points_N3: their points in the world.
+        world_T_camera: the pose (4, 4) that minimises the loss.
+        camera: pinhole.
+        scale_px: of the loss.
+
+    Returns:
+        The covariance (6, 6) of `geometry.pose_residual`, and the reprojection errors (N,), pixels
+        (infinite behind the camera).
+    """
+    R = world_T_camera[:3, :3]
+    offset_N3 = points_N3 - world_T_camera[:3, 3]
+    local = offset_N3 @ R
+    front = local[:, 2] > 1e-3
+    x, y, z = local[:, 0], local[:, 1], np.where(front, local[:, 2], 1.0)
+    residual = np.stack([x / z * camera.fx + camera.cx, y / z * camera.fy + camera.cy], 1) - uv_N2
+    error = np.where(front, np.linalg.norm(residual, axis=1), np.inf)
+    weight = np.where(front, 1 / (1 + (np.where(front, error, 0) / scale_px) ** 2), 0.0)
+    zero = np.zeros_like(z)
+    project_N23 = np.stack(
+        [
+            np.stack([camera.fx / z, zero, -camera.fx * x / z**2], 1),
+            np.stack([zero, camera.fy / z, -camera.fy * y / z**2], 1),
+        ],
+        axis=1,
+    )
+    # Moving the camera by t and turning it by w about its centre (world axes) moves a point in the
+    # camera by -R^T (t + w x offset).
+    moved_N23 = -project_N23 @ R.T
+    J_N26 = np.concatenate([moved_N23, np.cross(offset_N3[:, None], moved_N23)], axis=2)
+    information = np.einsum('nij,nik,n->jk', J_N26, J_N26, weight)
+    inside = error < 3 * scale_px
+    # Median of a 2D Gaussian's length is 1.177 sigma.
+    sigma = np.median(error[inside]) / 1.177 if inside.any() else scale_px
+    covariance = np.linalg.inv(information + 1e-9 * np.eye(6)) * max(sigma, 0.1) ** 2
+    return (covariance + covariance.T) / 2, error
+
+
+class _Query:
+    """Features of the query, undistorted."""
+
+    def __init__(self, features: Features, camera: Camera, device: torch.device):
+        self.camera = camera.undistorted()
+        rays = camera.unproject(features.uv, np.ones(len(features)))
+        self.uv = rays[:, :2] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+        self.descriptors = torch.from_numpy(features.descriptors).to(device).float()
+        self.pixel = camera.fx / 500  # pixels of this camera in one pixel at f = 500
+        self.camera_dict = {
+            'model': 'PINHOLE',
+            'width': camera.width,
+            'height': camera.height,
+            'params': [camera.fx, camera.fy, camera.cx, camera.cy],
+        }
+
+
+@dataclass(frozen=True)
+class _Matches:
+    query: np.ndarray  # (M,) index of the feature
+    landmark: np.ndarray  # (M,) index of the landmark
+    keyframe: np.ndarray  # (M,) that the landmark belongs to
+    tried: set[int]
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def joined(self, other: _Matches) -> _Matches:
+        pairs = zip(
+            (self.query, self.landmark, self.keyframe),
+            (other.query, other.landmark, other.keyframe),
+            strict=True,
+        )
+        return _Matches(*(np.concatenate(pair) for pair in pairs), self.tried | other.tried)
+
+
+class _Clock:
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _poselib_pose(world_T_camera: np.ndarray):
+    import poselib
+
+    camera_T_world = invert_pose(world_T_camera)
+    pose = poselib.CameraPose()
+    pose.q = quaternion_from_rotation(camera_T_world[:3, :3])
+    pose.t = camera_T_world[:3, 3]
+    return pose
+
+
+def _allowed(keyframes: np.ndarray, usable: np.ndarray | None) -> list[int]:
+    return [int(k) for k in keyframes if usable is None or usable[k]]

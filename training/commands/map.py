@@ -1,0 +1,49 @@
+"""`pose_reloc map`: gives an existing scene a landmark map."""
+
+from __future__ import annotations
+
+from training.commands.arguments import add_dataset_arguments, open_from
+
+HELP = 'Builds the landmark map of a scene from the images it was trained on, and calibrates it.'
+EXAMPLES = """\
+  pose_reloc map --scene chess.scene --dataset 7scenes --path chess
+  pose_reloc map --scene chess.scene --dataset 7scenes --path chess --out chess_refined.scene
+"""
+
+
+def add_arguments(parser) -> None:
+    """Adds this command's options."""
+    parser.add_argument('--scene', required=True, metavar='FILE', help='the scene file')
+    add_dataset_arguments(parser)
+    parser.add_argument('--out', metavar='FILE', help='the scene file to write (default: --scene)')
+
+
+def run(args) -> int:
+    """Maps and writes the scene file."""
+    from pose_reloc.scene import SceneModel
+    from training.build import with_landmarks
+    from training.mapping import MappingSettings
+
+    scene = SceneModel.load(args.scene)
+    samples = open_from(args).split('train')
+    scene = with_landmarks(scene, samples, MappingSettings())
+    scene.save(args.out or args.scene)
+    print(landmark_summary(scene))
+    return 0
+
+
+def landmark_summary(scene) -> str:
+    """One or two lines for people about a scene with landmarks."""
+    landmarks, rehearsal = scene.landmarks, scene.header.recipe['rehearsal']
+    size = sum(array.nbytes for array in landmarks.to_tensors().values())
+    text = (
+        f'{len(landmarks)} keyframes, {len(landmarks.points)} landmarks, {size / 1e6:.1f} MB '
+        f'({size / 1e3 / len(landmarks):.0f} kB a keyframe)'
+    )
+    if rehearsal['refined']:
+        text += (
+            f'\nrehearsal on held-out frames: {rehearsal["refined"]} of {rehearsal["frames"]} '
+            f'refined, median {rehearsal["median_position_m"] * 100:.1f} cm, '
+            f'{rehearsal["median_rotation_deg"]:.2f} deg'
+        )
+    return text
