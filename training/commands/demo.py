@@ -41,7 +41,7 @@ _FIRST_STAMP = 1_700_000_000_000_000_000  # any; fixed, so that the bag is the s
 def add_arguments(parser) -> None:
     """Adds this command's options."""
     parser.add_argument('--out', default='demo', metavar='DIR', help='default: demo')
-    parser.add_argument('--minutes', type=float, help='of training (default: 5)')
+    parser.add_argument('--minutes', type=float, help='of training (default: 3)')
     parser.add_argument(
         '--backbone-weights',
         metavar='SOURCE',
@@ -53,9 +53,11 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Runs the demo."""
-    from training.build import build_scene
+    from training.build import build_scene, with_landmarks
+    from training.commands.map import landmark_summary
     from training.datasets import open_dataset
     from training.datasets.synthetic import SyntheticSettings, write_scene
+    from training.mapping import MappingSettings
     from training.replay import ReplaySettings, replay
     from training.report import html_page, print_table
     from training.settings import load_preset
@@ -80,14 +82,18 @@ def run(args) -> int:
 
     _say(2, f'training on {len(dataset.train)} images for {settings.minutes:g} minutes')
     scene_path = out / 'room.scene'
-    built = build_scene(dataset, settings, 'room', 'demo')
-    built.scene.save(scene_path)
+    scene = build_scene(dataset, settings, 'room', 'demo').scene
 
-    _say(3, f'recording the test walk, {len(dataset.test)} images, as a bag')
+    _say(3, 'building the map of landmarks')
+    scene = with_landmarks(scene, dataset.train, MappingSettings())
+    scene.save(scene_path)
+    print(f'  {landmark_summary(scene)}')
+
+    _say(4, f'recording the test walk, {len(dataset.test)} images, as a bag')
     bag_path = out / 'test_bag'
     _record(bag_path, dataset.test)
 
-    _say(4, 'replaying the bag to reloc_node over ROS 2')
+    _say(5, 'replaying the bag to reloc_node over ROS 2')
     result = replay(bag_path, scene_path, ReplaySettings(device=args.device))
     for note in result.notes:
         print(f'  {note}')
@@ -97,7 +103,7 @@ def run(args) -> int:
     page = html_page(
         'pose_reloc: where was this picture taken?',
         result.evaluation,
-        built.scene,
+        scene,
         result.image,
         result.camera_T_base,
         '<p>A rendered room was walked through twice to train a scene. The same room, on another '
@@ -112,7 +118,7 @@ def run(args) -> int:
 
 
 def _say(step: int, text: str) -> None:
-    print(f'[{step}/4] {text}', flush=True)
+    print(f'[{step}/5] {text}', flush=True)
 
 
 def _record(path: Path, samples) -> None:
