@@ -16,9 +16,16 @@ from launch_ros.substitutions import FindPackageShare
 from launch import LaunchDescription
 
 # Arguments that set the parameter of the same name.
-_TEXTS = ('scene', 'image_transport', 'tf_mode', 'map_frame', 'base_frame', 'device')
+_TEXTS = ('scene', 'image_transport', 'tf_mode', 'mode', 'map_frame', 'base_frame', 'device')
 _SWITCHES = ('autostart', 'use_sim_time')
 _SWITCH = ['', 'true', 'false']
+# Arguments that name the topic of a name of the node.
+_TOPICS = {
+    'image': 'image',
+    'camera_info': 'camera_info',
+    'initial_pose': 'initial_pose',
+    'trigger': '~/trigger',
+}
 
 
 def generate_launch_description():
@@ -58,6 +65,22 @@ def generate_launch_description():
             'Empty: as in params_file (separate).',
             choices=['', 'none', 'separate', 'map_to_odom', 'map_to_base'],
         ),
+        argument(
+            'mode',
+            'Localize all images (continuous), or one for each call of ~/relocalize and message on '
+            '~/trigger (on_demand). Empty: as in params_file (continuous).',
+            choices=['', 'continuous', 'on_demand'],
+        ),
+        argument(
+            'initial_pose',
+            'Topic to tell the first pose on, once: /initialpose starts AMCL and slam_toolbox. '
+            'Empty: initial_pose, where nobody listens.',
+        ),
+        argument(
+            'trigger',
+            'Topic of poses that say where to look, and ask for an answer: '
+            '/visual_slam/trigger_hint of cuVSLAM. Empty: /pose_reloc/trigger.',
+        ),
         argument('map_frame', 'Frame of the published poses. Empty: as in params_file (map).'),
         argument(
             'base_frame',
@@ -69,7 +92,8 @@ def generate_launch_description():
         ),
         argument(
             'autostart',
-            'Configure and activate at start; false when a lifecycle manager does it. '
+            'Configure and activate at start; false when a lifecycle manager does it (Nav2: see '
+            'docs/integration.md). '
             'Empty: as in params_file (true).',
             choices=_SWITCH,
         ),
@@ -91,12 +115,19 @@ def generate_launch_description():
             'true',
             ['true', 'false'],
         ),
-        OpaqueFunction(function=_node),
+        argument(
+            'rviz',
+            'Open RViz with poses, frames and ~/debug_image; its "2D Pose Estimate" says where to '
+            'look.',
+            'false',
+            ['true', 'false'],
+        ),
+        OpaqueFunction(function=_nodes),
     ])  # fmt: skip
 
 
-def _node(context):
-    """The node with the arguments that were given."""
+def _nodes(context):
+    """The node, and RViz, with the arguments that were given."""
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
@@ -104,7 +135,7 @@ def _node(context):
     # With the type, or launch would read a scene called 007 as the number 7.
     given = {name: ParameterValue(value(name), value_type=str) for name in _TEXTS if value(name)}
     given |= {name: value(name) == 'true' for name in _SWITCHES if value(name)}
-    topics = {name: value(name) for name in ('image', 'camera_info') if value(name)}
+    topics = {name: value(argument) for argument, name in _TOPICS.items() if value(argument)}
     if topics.get('image', '').endswith('/compressed'):
         topics['image'] = topics['image'][: -len('/compressed')]
         given.setdefault('image_transport', 'compressed')
@@ -120,7 +151,24 @@ def _node(context):
         emulate_tty=True,
         on_exit=_end if value('required') == 'true' else None,
     )
-    return [node]
+    return [node, _rviz(value)] if value('rviz') == 'true' else [node]
+
+
+def _rviz(value):
+    """RViz, told where this node is; `value` gives a launch argument."""
+    place = '/'.join(['', *filter(None, value('namespace').split('/')), 'pose_reloc'])
+    # The topics of config/reloc.rviz, where the node is called /pose_reloc.
+    shown = [(f'/pose_reloc/{name}', f'{place}/{name}') for name in ('pose', 'debug_image')]
+    shown.append(('/pose_reloc/trigger', value('trigger') or f'{place}/trigger'))
+    config = Path(FindPackageShare('pose_reloc').find('pose_reloc'), 'config', 'reloc.rviz')
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        arguments=['-d', str(config)],
+        parameters=[{'use_sim_time': value('use_sim_time') == 'true'}],
+        remappings=shown,
+        output='screen',
+    )
 
 
 def _end(event, context):

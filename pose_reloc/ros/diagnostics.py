@@ -15,7 +15,9 @@ import numpy as np
 
 # Latencies and rates are taken over this many seconds.
 _WINDOW_S = 10.0
-_STAGES = ('wait', 'decode', 'localize', 'publish', 'total')
+_STAGES = (
+    'wait', 'decode', 'localize', 'preprocess', 'infer', 'refine', 'publish', 'total',
+)  # fmt: skip
 
 
 class Outcome(str, Enum):
@@ -24,6 +26,7 @@ class Outcome(str, Enum):
     ANSWERED = 'answered'  # ~/pose was published
     REFUSED = 'refused'  # the relocalizer says LOST
     UNMOUNTED = 'unmounted'  # ~/camera_pose was published, but TF does not know the mounting
+    SKIPPED = 'skipped'  # nobody asked for it (mode on_demand), or rate_limit
     DROPPED = 'dropped'  # superseded by a newer image, too old, or stamped impossibly
     FAILED = 'failed'  # the image could not be used
 
@@ -61,7 +64,8 @@ class Statistics:
         Args:
             outcome: see `Outcome`.
             reasons: short names to count; empty for an answer.
-            timings: seconds by stage: 'wait', 'decode', 'localize', 'publish', 'total'.
+            timings: seconds by stage: 'wait', 'decode', 'localize' and its parts 'preprocess',
+                'infer' and 'refine', 'publish', 'total'.
         """
         now = self._clock()
         with self._lock:
@@ -86,10 +90,12 @@ class Statistics:
             latencies = [timings for t, timings in self._latencies if t >= since]
             last_arrival = self._arrivals[-1] if self._arrivals else None
             last_answer = self._last.get(Outcome.ANSWERED)
+            window = min(_WINDOW_S, max(now - self._start, 1.0))
             return Snapshot(
                 running=now - self._start,
                 received=self._received,
-                rate=len(arrivals) / min(_WINDOW_S, max(now - self._start, 1.0)),
+                rate=len(arrivals) / window,
+                pose_rate=recent[Outcome.ANSWERED] / window,
                 outcomes=dict(self._outcomes),
                 recent=dict(recent),
                 reasons=dict(self._reasons),
@@ -107,6 +113,7 @@ class Snapshot:
     running: float
     received: int
     rate: float
+    pose_rate: float
     outcomes: dict[Outcome, int]
     recent: dict[Outcome, int]
     reasons: dict[str, int]
@@ -137,7 +144,8 @@ class Health:
         warnings: standing conditions a user should mend, as sentences.
         errors: standing conditions that stop part of the work, as sentences.
         image_topic: where images are expected.
-        image_timeout, lost_timeout: seconds, see `NodeSettings`.
+        image_timeout, lost_timeout, min_rate: see `NodeSettings`.
+        on_demand: images are localized only when somebody asks.
         facts: constant values to show: scene, device, ...
     """
 
@@ -148,6 +156,8 @@ class Health:
     image_topic: str = 'image'
     image_timeout: float = 2.0
     lost_timeout: float = 10.0
+    min_rate: float = 0.0
+    on_demand: bool = False
     facts: dict[str, str] = field(default_factory=dict)
 
 
@@ -167,15 +177,13 @@ def verdict(health: Health, numbers: Snapshot) -> tuple[Level, str]:
         return Level.OK, 'not active'
     errors, warnings = list(health.errors), list(health.warnings)
     fresh = numbers.image_age is not None and numbers.image_age <= health.image_timeout
-    refusing = numbers.refusing_for
-    if fresh and refusing is not None and refusing >= health.lost_timeout:
-        errors.append(f'lost: every image has been refused for {refusing:.0f} s')
-    elif fresh and refusing is not None:
-        warnings.append('refusing: the newest images do not show a pose to trust')
     if numbers.image_age is None and numbers.running > health.image_timeout:
         warnings.insert(0, f"no image has come on '{health.image_topic}'")
     elif numbers.image_age is not None and not fresh:
         warnings.insert(0, f"no image on '{health.image_topic}' for {numbers.image_age:.1f} s")
+    # The one image that was asked for says nothing about the next.
+    if fresh and not health.on_demand:
+        _judge_answers(health, numbers, errors, warnings)
     failed = numbers.recent.get(Outcome.FAILED, 0)
     if failed:
         warnings.append(f'{failed} images could not be used in the last {_WINDOW_S:.0f} s')
@@ -183,7 +191,23 @@ def verdict(health: Health, numbers: Snapshot) -> tuple[Level, str]:
         return Level.ERROR, '; '.join(errors + warnings)
     if warnings:
         return Level.WARN, '; '.join(warnings)
+    if health.on_demand:
+        return Level.OK, 'waiting to be asked'
     return Level.OK, 'localizing' if numbers.pose_age is not None else 'waiting for images'
+
+
+def _judge_answers(health: Health, numbers: Snapshot, errors: list, warnings: list) -> None:
+    """Adds what is wrong with the answers to a camera that is running."""
+    refusing = numbers.refusing_for
+    if refusing is not None and refusing >= health.lost_timeout:
+        errors.append(f'lost: every image has been refused for {refusing:.0f} s')
+    elif refusing is not None:
+        warnings.append('refusing: the newest images do not show a pose to trust')
+    elif numbers.running > _WINDOW_S and numbers.pose_rate < health.min_rate:
+        warnings.append(
+            f'only {numbers.pose_rate:.1f} poses per second, fewer than min_rate '
+            f'({health.min_rate:g} Hz)'
+        )
 
 
 def values(health: Health, numbers: Snapshot) -> dict[str, str]:
@@ -191,6 +215,7 @@ def values(health: Health, numbers: Snapshot) -> dict[str, str]:
     table = dict(health.facts)
     table['images received'] = str(numbers.received)
     table['image rate (Hz)'] = f'{numbers.rate:.1f}'
+    table['pose rate (Hz)'] = f'{numbers.pose_rate:.1f}'
     for outcome in Outcome:
         table[f'images {outcome.value}'] = str(numbers.outcomes.get(outcome, 0))
     for reason, count in sorted(numbers.reasons.items()):

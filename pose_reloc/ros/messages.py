@@ -304,6 +304,21 @@ def _fill(t, q, a_T_b) -> None:
     q.x, q.y, q.z, q.w = (float(v) for v in q_xyzw)
 
 
+def image_message(stamp: int, frame: str, image_HW3: np.ndarray):
+    """sensor_msgs/Image (rgb8) of a uint8 RGB image; `stamp` in nanoseconds."""
+    from array import array
+
+    from sensor_msgs.msg import Image
+
+    height, width = image_HW3.shape[:2]
+    message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
+    message.header.stamp = stamp_message(stamp)
+    message.header.frame_id = frame
+    # An array is taken as it is; of bytes, the setter would check every single one.
+    message.data = array('B', image_HW3.tobytes())
+    return message
+
+
 def pose_message(stamp: int, frame: str, frame_T_body, covariance_66):
     """geometry_msgs/PoseWithCovarianceStamped.
 

@@ -12,10 +12,10 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -29,9 +29,11 @@ from tf2_msgs.msg import TFMessage
 
 from pose_reloc.errors import PoseRelocError, SettingsError
 from pose_reloc.ros import parameters
+from pose_reloc.ros.bond import open_bond
+from pose_reloc.ros.control import Control
+from pose_reloc.ros.demand import Demand
 from pose_reloc.ros.diagnostics import (
     Health,
-    Level,
     Outcome,
     Statistics,
     array_message,
@@ -39,8 +41,9 @@ from pose_reloc.ros.diagnostics import (
     values,
     verdict,
 )
-from pose_reloc.ros.messages import pose_message, stamp_ns
+from pose_reloc.ros.messages import stamp_ns
 from pose_reloc.ros.pipeline import Answer, CameraSource, Frame, Notices, Pipeline
+from pose_reloc.ros.publication import Publication, describe
 from pose_reloc.ros.subscription import ImageSubscription, image_topics
 from pose_reloc.ros.tf_output import TfOutput
 from pose_reloc.ros.transforms import TransformSender, open_transforms, static_qos
@@ -59,7 +62,9 @@ def load_relocalizer(settings: parameters.NodeSettings):
     """The Relocalizer of `settings`; imports torch, which takes seconds."""
     from pose_reloc.relocalizer import Relocalizer
 
-    return Relocalizer.load(settings.scene, settings.device, settings.precision)
+    return Relocalizer.load(
+        settings.scene, settings.device, settings.precision, refine=settings.refine
+    )
 
 
 def check_scene(settings: parameters.NodeSettings) -> None:
@@ -96,17 +101,19 @@ class RelocNode(LifecycleNode):
         self._relocalizer = self._pipeline = self._worker = None
         self._transforms = self._tf_output = self._images = None
         self._closers: list = []
-        self._camera_pose = self._pose = self._status = None
         self._said = Notices(self.get_logger().warning, self.get_logger().info)
         self.statistics = Statistics()
         self.settings = parameters.NodeSettings()
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._pose = self.create_lifecycle_publisher(PoseWithCovarianceStamped, '~/pose', 10)
-        self._camera_pose = self.create_lifecycle_publisher(
-            PoseWithCovarianceStamped, '~/camera_pose', 10
+        self.demand = Demand()
+        self.publication = Publication(self)
+        self._control = Control(
+            self,
+            self.demand,
+            lambda: self.settings.map_frame if self._active else None,
+            self.publication.arm,
         )
-        self._status = self.create_lifecycle_publisher(DiagnosticArray, '~/status', 50)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Steady time, so that diagnostics come even while a simulated clock stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -177,6 +184,7 @@ class RelocNode(LifecycleNode):
         self._check(self.settings)
 
     def _activate(self) -> None:
+        self.publication.arm()
         start = time.perf_counter()
         self._relocalizer = self._load(self.settings)
         loaded = time.perf_counter()
@@ -222,6 +230,8 @@ class RelocNode(LifecycleNode):
         )
         self._images = ImageSubscription(self, settings, self._image_topic, self._on_image)
         self._closers.append(self._images.close)
+        if not settings.autostart:  # somebody else manages this node, perhaps Nav2
+            self._closers.append(open_bond(self))
 
     def _open_tf_output(self) -> None:
         sender = TransformSender(self)
@@ -252,6 +262,7 @@ class RelocNode(LifecycleNode):
         for close in reversed(self._closers):  # image subscription, thread, TF: last opened first
             close()
         self._closers = []
+        self.demand.clear('the node was deactivated')
         self._worker = self._pipeline = self._relocalizer = None
         self._transforms = self._tf_output = self._images = None
         self._said.forget()
@@ -272,38 +283,39 @@ class RelocNode(LifecycleNode):
 
     def _displaced(self, frame: Frame | None, reason: str = 'superseded') -> None:
         if frame is not None:
-            stamp = stamp_ns(frame.message.header.stamp)
             sentence = f'the image was {reason} before its turn came'
-            self._finish(Answer(Outcome.DROPPED, stamp, (reason,), sentence))
+            self._finish(Answer(Outcome.DROPPED, _stamp(frame), (reason,), sentence))
 
     def _process(self, frame: Frame) -> None:
         """Answers one image; runs in the inference thread."""
-        answer = self._pipeline.process(frame)
-        if frame.epoch != self._epoch:
-            self._displaced(frame, 'overtaken by a clock jump')
-            return
         try:
-            start = time.perf_counter()
-            self._publish(answer)
-            end = time.perf_counter()
-            answer.timings.update({'publish': end - start, 'total': end - frame.received})
-            self._finish(answer)
+            requests, reason = self.demand.admit(frame.received, self.settings)
+            if reason:
+                self._finish(Answer(Outcome.SKIPPED, _stamp(frame), (reason,)))
+                return
+            priors = [request.prior for request in requests if request.prior is not None]
+            answer = self._pipeline.process(frame, priors[-1] if priors else None)
+            if frame.epoch != self._epoch:
+                self._pipeline.forget()
+                self._displaced(frame, 'overtaken by a clock jump')
+                return
+            self._publish(answer, frame)
+            if answer.outcome is not Outcome.DROPPED:
+                sentence = describe(answer, self.settings.map_frame)
+                self.demand.served(requests, answer.outcome is Outcome.ANSWERED, sentence)
         except Exception as error:  # the context may be shut down under this thread
             if self.context.ok() and self._active:
                 self.get_logger().error(f'a pose could not be published: {error}')
 
-    def _publish(self, answer: Answer) -> None:
-        frame = self.settings.map_frame
-        if answer.map_T_base is not None:
-            self._pose.publish(
-                pose_message(answer.stamp, frame, answer.map_T_base, answer.base_covariance_66)
-            )
-        if answer.map_T_camera is not None:
-            self._camera_pose.publish(
-                pose_message(answer.stamp, frame, answer.map_T_camera, answer.camera_covariance_66)
-            )
+    def _publish(self, answer: Answer, frame: Frame) -> None:
+        start = time.perf_counter()
+        self.publication.publish(answer, self.settings.map_frame, frame.received)
         if answer.map_T_base is not None:
             self._tf_output.answer(answer.stamp, answer.map_T_base, self._now())
+        end = time.perf_counter()
+        answer.timings.update({'publish': end - start, 'total': end - frame.received})
+        self._finish(answer)
+        self.publication.publish_picture(answer)
 
     def _finish(self, answer: Answer) -> None:
         """Counts an image, tells about it on ~/status, and warns where a person can help."""
@@ -313,14 +325,7 @@ class RelocNode(LifecycleNode):
                 f'image {answer.outcome.value}: {answer.sentence}',
                 throttle_duration_sec=_THROTTLE_S,
             )
-        if self._status.get_subscription_count() == 0:
-            return
-        table = {'reasons': ', '.join(answer.reasons), 'estimate': answer.status}
-        table |= {f'{stage} (ms)': f'{s * 1e3:.2f}' for stage, s in answer.timings.items()}
-        level = Level.OK if answer.outcome is Outcome.ANSWERED else Level.WARN
-        name = f'{self.get_name()}: {answer.outcome.value}'
-        status = status_message(level, name, answer.sentence, table, self._facts.get('scene', ''))
-        self._status.publish(array_message(answer.stamp, status))
+        self.publication.publish_status(answer, self._facts.get('scene', ''))
 
     def _on_clock_jump(self, jump) -> None:
         """A looped bag or a restarted simulation: nothing from before may be used."""
@@ -331,32 +336,37 @@ class RelocNode(LifecycleNode):
         self._displaced(self._worker.slot.clear(), 'overtaken by a clock jump')
         self._transforms.clear()
         self._tf_output.clear()
+        self._pipeline.forget()
         self.statistics.reset()
 
     # Parameters and diagnostics
 
     def _on_parameters(self, changed) -> SetParametersResult:
         ours = {p.name: p.value for p in changed if hasattr(self.settings, p.name)}
-        if not self._active or not ours:
-            return SetParametersResult(successful=True)
+        dynamic = {name: ours[name] for name in ours.keys() & parameters.dynamic_names()}
         fixed = [
             name
-            for name, value in ours.items()
-            if name not in parameters.dynamic_names() and value != getattr(self.settings, name)
+            for name in ours.keys() - dynamic.keys()
+            if self._active and ours[name] != getattr(self.settings, name)
         ]
         if fixed:
             reason = f"'{fixed[0]}' cannot change while active: deactivate and clean up first"
             return SetParametersResult(successful=False, reason=reason)
         try:
-            self.settings = parameters.read(self, ours)
+            self.settings = replace(self.settings, **dynamic)
         except SettingsError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._pipeline.settings = self._tf_output.settings = self.settings
+        if self._active:
+            self._pipeline.settings = self._tf_output.settings = self.settings
         return SetParametersResult(successful=True)
 
     def _every_second(self) -> None:
         if self._images is not None:
             self._images.adapt()
+        timeout = self.settings.relocalize_timeout
+        sentence = f'no image could be answered within {timeout:g} s; see /diagnostics'
+        if self.demand.expire(timeout, sentence):
+            self.get_logger().warning(f'a request was given up: {sentence}')
         self.publish_diagnostics()
 
     def publish_diagnostics(self) -> None:
@@ -367,16 +377,22 @@ class RelocNode(LifecycleNode):
             errors = tuple(filter(None, [self._tf_output.conflict()]))
         health = Health(
             self._active, self._failure, warnings, errors, self._image_topic,
-            self.settings.image_timeout, self.settings.lost_timeout, self._facts,
+            self.settings.image_timeout, self.settings.lost_timeout, self.settings.min_rate,
+            self.settings.mode == 'on_demand', self._facts,
         )  # fmt: skip
         numbers = self.statistics.snapshot()
         level, sentence = verdict(health, numbers)
         name = f'{self.get_name()}: localization'
         table = values(health, numbers)
         if self._images is not None:
+            table['mode'] = self.settings.mode
             table['reliability of images'] = self._images.reliability
         status = status_message(level, name, sentence, table, self._facts.get('scene', ''))
         self._diagnostics.publish(array_message(self._now(), status))
+
+
+def _stamp(frame: Frame) -> int:
+    return stamp_ns(frame.message.header.stamp)
 
 
 def main(args=None) -> int:

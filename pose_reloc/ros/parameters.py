@@ -13,13 +13,16 @@ from pathlib import Path
 from pose_reloc.errors import SettingsError
 
 
-def _parameter(default, description, *, choices=(), low=None, high=None, dynamic=False):
+def _parameter(
+    default, description, *, choices=(), low=None, high=None, dynamic=False, read_only=False
+):
     metadata = {
         'description': description,
         'choices': tuple(choices),
         'low': low,
         'high': high,
         'dynamic': dynamic,
+        'read_only': read_only,
     }
     return field(default=default, metadata=metadata)
 
@@ -28,7 +31,8 @@ def _parameter(default, description, *, choices=(), low=None, high=None, dynamic
 class NodeSettings:
     """Every parameter of `reloc_node`; metres, seconds and hertz.
 
-    Dynamic parameters take effect at once; the others at the next configure transition.
+    Dynamic parameters take effect at once, read-only ones are given at start; the others take
+    effect at the next configure transition.
 
     Raises:
         SettingsError: a value of the wrong type, outside its range or not one of its choices.
@@ -38,6 +42,37 @@ class NodeSettings:
     device: str = _parameter('auto', 'Where to compute: auto, cpu, cuda or cuda:N.')
     precision: str = _parameter(
         'auto', 'Arithmetic of the network: auto (half on a GPU), float32, bfloat16 or float16.'
+    )
+    refine: bool = _parameter(
+        True,
+        'Refine the pose by matching landmarks, where the scene has them. False answers with the '
+        'regressed pose alone: faster and coarser.',
+    )
+    mode: str = _parameter(
+        'continuous',
+        'Which images are localized: continuous (all, as far as the machine and rate_limit allow) '
+        'or on_demand (one for each call of ~/relocalize or message on ~/trigger). ~/enable sets '
+        'it.',
+        choices=('continuous', 'on_demand'),
+        dynamic=True,
+    )
+    rate_limit: float = _parameter(
+        0.0, 'Images localized per second at most, in mode continuous (Hz). 0: no limit.',
+        low=0.0, high=1000.0, dynamic=True,
+    )  # fmt: skip
+    relocalize_timeout: float = _parameter(
+        5.0,
+        'How long ~/relocalize waits for the answer to an image (s, checked every second).',
+        low=0.1,
+        high=600.0,
+        dynamic=True,
+    )
+    odometry_prior: bool = _parameter(
+        True,
+        'Tell the relocalizer where odometry (TF odom_frame -> base_frame) has carried the robot '
+        'since the last refined answer. It looks there first, and refuses what contradicts it: at '
+        'most five images in a row, because odometry does not notice that a robot is carried away.',
+        dynamic=True,
     )
     image_transport: str = _parameter(
         'raw',
@@ -68,7 +103,9 @@ class NodeSettings:
     camera_frame: str = _parameter(
         '', 'Optical frame of the camera. Empty: frame_id of the images.'
     )
-    odom_frame: str = _parameter('odom', 'Odometry frame, for tf_mode map_to_odom.')
+    odom_frame: str = _parameter(
+        'odom', 'Odometry frame, for odometry_prior and tf_mode map_to_odom.'
+    )
     reloc_frame: str = _parameter(
         'base_link_reloc', 'Child frame that tf_mode separate publishes; nobody else may own it.'
     )
@@ -117,14 +154,19 @@ class NodeSettings:
         2.0, 'Diagnostics warn when no image came for this long (s).', low=0.1, high=3600.0,
         dynamic=True,
     )  # fmt: skip
+    min_rate: float = _parameter(
+        0.0, 'Diagnostics warn when fewer poses per second are published. 0: no check.',
+        low=0.0, high=1000.0, dynamic=True,
+    )  # fmt: skip
     lost_timeout: float = _parameter(
         10.0, 'Diagnostics report an error when every image was refused for this long (s).',
         low=0.1, high=3600.0, dynamic=True,
     )  # fmt: skip
     autostart: bool = _parameter(
         True,
-        'Configure and activate at start. Set to false when a lifecycle manager does it. '
-        'Read once, when the process starts.',
+        'Configure and activate at start. Set to false when a lifecycle manager does it: the node '
+        'then also sends heartbeats on `bond`, where the package bond is installed.',
+        read_only=True,
     )
 
     def __post_init__(self):
@@ -213,6 +255,7 @@ def _descriptor(item):
     descriptor = ParameterDescriptor(
         description=metadata['description'],
         additional_constraints=', '.join(metadata['choices']),
+        read_only=metadata['read_only'],
     )
     if metadata['low'] is not None and isinstance(item.default, float):
         descriptor.floating_point_range = [
@@ -275,10 +318,11 @@ def markdown_text() -> str:
         '',
         'Set them with `ros2 launch pose_reloc reloc.launch.py params_file:=FILE` (a copy of',
         '`config/reloc.yaml`), or one by one with `-p name:=value`. A *dynamic* parameter takes',
-        'effect at once with `ros2 param set`; the others are refused while the node is active and',
-        'take effect at the next configure. `use_sim_time` works as in every node.',
+        'effect at once with `ros2 param set`, a *fixed* one is given at start; the others are',
+        'refused while the node is active and take effect at the next configure. `use_sim_time`',
+        'works as in every node.',
         '',
-        '| parameter | type | default | range | dynamic | meaning |',
+        '| parameter | type | default | range | change | meaning |',
         '|---|---|---|---|---|---|',
     ]
     names = {str: 'string', bool: 'bool', int: 'int', float: 'double'}
@@ -287,9 +331,10 @@ def markdown_text() -> str:
         allowed = ', '.join(f'`{choice}`' for choice in metadata['choices'])
         if metadata['low'] is not None:
             allowed = f'{metadata["low"]} ... {metadata["high"]}'
+        change = 'dynamic' if metadata['dynamic'] else 'fixed' if metadata['read_only'] else ''
         lines.append(
             f'| `{item.name}` | {names[type(item.default)]} | `{_yaml_value(item.default)}` '
-            f'| {allowed} | {"yes" if metadata["dynamic"] else ""} | {metadata["description"]} |'
+            f'| {allowed} | {change} | {metadata["description"]} |'
         )
     return '\n'.join(lines) + '\n'
 

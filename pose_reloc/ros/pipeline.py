@@ -10,12 +10,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, PoseRelocError
+from pose_reloc.geometry import invert_pose
 from pose_reloc.ros.diagnostics import Outcome
 from pose_reloc.ros.messages import (
     MessageError,
@@ -25,6 +26,7 @@ from pose_reloc.ros.messages import (
     stamp_ns,
 )
 from pose_reloc.ros.parameters import NodeSettings
+from pose_reloc.ros.prior import BasePrior, OdometryPrior
 from pose_reloc.ros.transforms import TransformError
 from pose_reloc.uncertainty import propagate_lever_arm, rotate_covariance
 
@@ -51,6 +53,23 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class View:
+    """What was localized: for a picture of it.
+
+    Attributes:
+        image_HW3: uint8 RGB.
+        camera: the `Camera` of this image.
+        frame: of the image message.
+        estimate: the `PoseEstimate`.
+    """
+
+    image_HW3: np.ndarray
+    camera: Camera
+    frame: str
+    estimate: object
+
+
+@dataclass(frozen=True)
 class Answer:
     """What became of one image.
 
@@ -62,6 +81,9 @@ class Answer:
         status: of the estimate: REFINED, COARSE or LOST; empty without an estimate.
         map_T_camera, camera_covariance_66: for ANSWERED and UNMOUNTED, else None.
         map_T_base, base_covariance_66: for ANSWERED, else None.
+        raw_map_T_base, raw_covariance_66: what the network alone says, refused or not; None without
+            an estimate or without a known mounting.
+        view: for every outcome with an estimate, else None.
         timings: seconds by stage.
     """
 
@@ -74,6 +96,9 @@ class Answer:
     camera_covariance_66: np.ndarray | None = None
     map_T_base: np.ndarray | None = None
     base_covariance_66: np.ndarray | None = None
+    raw_map_T_base: np.ndarray | None = None
+    raw_covariance_66: np.ndarray | None = None
+    view: View | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -201,6 +226,15 @@ class Mounting:
         self._notices.clear('mounting', f"the mounting '{base}' -> '{camera_frame}' is known now")
         return found
 
+    def known(self, camera_frame: str, stamp: int) -> np.ndarray | None:
+        """The same without waiting and without a word; None while it is not known."""
+        if not self._settings.base_frame or self._camera_is_base:
+            return np.eye(4)
+        try:
+            return self._transforms.lookup(camera_frame, self._settings.base_frame, stamp)
+        except TransformError:
+            return None
+
     def _missing(self, sentence: str) -> TransformError:
         self._notices.set('mounting', f'~/pose is not published: {sentence}')
         return TransformError(sentence)
@@ -248,16 +282,22 @@ class Pipeline:
         self._relocalizer = relocalizer
         self._notices = notices
         self._mounting = Mounting(settings, transforms, notices)
+        self._odometry = OdometryPrior(settings, transforms.lookup)
         self._now = now
         self._error = error
 
-    def process(self, frame: Frame) -> Answer:
-        """Answers one image. Never raises."""
+    def forget(self) -> None:
+        """Forgets the answers so far, as after a jump of the clock."""
+        self._odometry.clear()
+
+    def process(self, frame: Frame, prior: BasePrior | None = None) -> Answer:
+        """Answers one image; looks first where `prior` says, or else odometry. Never raises."""
         timings = {'wait': time.perf_counter() - frame.received}
         stamp = 0
         try:
             stamp = stamp_ns(frame.message.header.stamp)
-            return self._drop(stamp, timings) or self._localize(frame.message, stamp, timings)
+            dropped = self._drop(stamp, timings)
+            return dropped or self._localize(frame.message, stamp, prior, timings)
         except MessageError as error:
             return Answer(Outcome.FAILED, stamp, ('bad image',), str(error), timings=timings)
         except CameraError as error:
@@ -293,48 +333,86 @@ class Pipeline:
             return Answer(Outcome.DROPPED, stamp, ('in the future',), sentence, timings=timings)
         return None
 
-    def _localize(self, message, stamp: int, timings: dict) -> Answer:
+    def _localize(self, message, stamp: int, prior: BasePrior | None, timings: dict) -> Answer:
         start = time.perf_counter()
         image = image_from_message(message)
         decoded = time.perf_counter()
         timings['decode'] = decoded - start
-        scene = self._relocalizer.scene
-        camera = self.camera.camera() or scene.header.camera
-        estimate = self._relocalizer.localize(image, camera_for_image(camera, image))
-        timings['localize'] = time.perf_counter() - decoded
-        timings |= {f'localize.{stage}': s for stage, s in estimate.timings.items()}
-        status = estimate.status.value
-        if status == 'LOST':
-            sentence = f'no pose to trust: {", ".join(estimate.reasons)}'
-            return Answer(
-                Outcome.REFUSED, stamp, tuple(estimate.reasons), sentence, status, timings=timings
-            )
-        world_T_camera, covariance = estimate.world_T_camera, estimate.covariance_66
-        if not (np.all(np.isfinite(world_T_camera)) and np.all(np.isfinite(covariance))):
-            sentence = 'the estimate is not finite'
-            return Answer(Outcome.FAILED, stamp, ('not finite',), sentence, timings=timings)
-        map_T_camera = scene.map_T_scene @ world_T_camera
-        covariance = rotate_covariance(covariance, scene.map_T_scene[:3, :3])
-        return self._mounted(message, stamp, status, map_T_camera, covariance, timings)
-
-    def _mounted(self, message, stamp, status, map_T_camera, covariance, timings) -> Answer:
+        camera = self.camera.camera() or self._relocalizer.scene.header.camera
+        camera = camera_for_image(camera, image)
         camera_frame = self.settings.camera_frame or message.header.frame_id
+        prior = self._camera_prior(prior, camera_frame, stamp)
+        located = time.perf_counter()
+        estimate = self._relocalizer.localize(image, camera, prior)
+        timings['localize'] = time.perf_counter() - located
+        # Its parts by their own names; its total is what was measured here.
+        timings |= {stage: s for stage, s in estimate.timings.items() if stage != 'total'}
+        view = View(image, camera, message.header.frame_id, estimate)
+        answer = Answer(
+            Outcome.REFUSED, stamp, estimate.reasons, status=estimate.status.value, view=view,
+            timings=timings, **self._raw(estimate, camera_frame, stamp),
+        )  # fmt: skip
+        if answer.status == 'LOST':
+            self._odometry.refused()
+            return replace(answer, sentence=f'no pose to trust: {", ".join(estimate.reasons)}')
+        finite = np.isfinite(estimate.world_T_camera).all()
+        if not (finite and np.isfinite(estimate.covariance_66).all()):
+            return replace(
+                answer, outcome=Outcome.FAILED, reasons=('not finite',),
+                sentence='the estimate is not finite',
+            )  # fmt: skip
+        return self._mounted(answer, camera_frame)
+
+    def _mounted(self, answer: Answer, camera_frame: str) -> Answer:
+        """`answer` with the pose of the camera and, where its mounting is known, of the base."""
+        estimate, map_T_scene = answer.view.estimate, self._relocalizer.scene.map_T_scene
+        map_T_camera = map_T_scene @ estimate.world_T_camera
+        covariance = rotate_covariance(estimate.covariance_66, map_T_scene[:3, :3])
+        answer = replace(answer, map_T_camera=map_T_camera, camera_covariance_66=covariance)
         try:
             camera_T_base = self._mounting.camera_T_base(
-                camera_frame, stamp, self.settings.tf_timeout
+                camera_frame, answer.stamp, self.settings.tf_timeout
             )
         except TransformError as error:
-            return Answer(
-                Outcome.UNMOUNTED, stamp, ('no mounting',), str(error), status, map_T_camera,
-                covariance, timings=timings,
-            )  # fmt: skip
-        return Answer(
-            Outcome.ANSWERED,
-            stamp,
-            status=status,
-            map_T_camera=map_T_camera,
-            camera_covariance_66=covariance,
-            map_T_base=map_T_camera @ camera_T_base,
-            base_covariance_66=propagate_lever_arm(covariance, map_T_camera, camera_T_base),
-            timings=timings,
+            return replace(
+                answer, outcome=Outcome.UNMOUNTED, reasons=('no mounting',), sentence=str(error)
+            )
+        map_T_base = map_T_camera @ camera_T_base
+        base_covariance = propagate_lever_arm(covariance, map_T_camera, camera_T_base)
+        # A coarse answer is too uncertain, and too uncertain of that, to judge the next by it.
+        if answer.status == 'REFINED':
+            self._odometry.accepted(answer.stamp, map_T_base, base_covariance)
+        return replace(
+            answer, outcome=Outcome.ANSWERED, map_T_base=map_T_base,
+            base_covariance_66=base_covariance,
+        )  # fmt: skip
+
+    def _raw(self, estimate, camera_frame: str, stamp: int) -> dict[str, np.ndarray]:
+        """The regressed pose as fields of an `Answer`; empty where there is none."""
+        camera_T_base = self._mounting.known(camera_frame, stamp)
+        if estimate.regressed_world_T_camera is None or camera_T_base is None:
+            return {}
+        scene = self._relocalizer.scene
+        map_T_camera = scene.map_T_scene @ estimate.regressed_world_T_camera
+        covariance = rotate_covariance(scene.covariance_66, scene.map_T_scene[:3, :3])
+        return {
+            'raw_map_T_base': map_T_camera @ camera_T_base,
+            'raw_covariance_66': propagate_lever_arm(covariance, map_T_camera, camera_T_base),
+        }
+
+    def _camera_prior(self, prior: BasePrior | None, camera_frame: str, stamp: int):
+        """The `PosePrior` of the camera in the scene, or None."""
+        if prior is None and self.settings.odometry_prior:
+            prior = self._odometry.at(stamp)
+        camera_T_base = None if prior is None else self._mounting.known(camera_frame, stamp)
+        if camera_T_base is None:
+            return None
+        from pose_reloc.relocalizer import PosePrior  # torch: loaded with the scene by now
+
+        scene_T_map = invert_pose(self._relocalizer.scene.map_T_scene)
+        base_T_camera = invert_pose(camera_T_base)
+        covariance = propagate_lever_arm(prior.covariance_66, prior.map_T_base, base_T_camera)
+        return PosePrior(
+            scene_T_map @ prior.map_T_base @ base_T_camera,
+            rotate_covariance(covariance, scene_T_map[:3, :3]),
         )

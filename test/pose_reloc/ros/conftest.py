@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,12 +32,19 @@ class FakeEstimate:
     status: object
     world_T_camera: np.ndarray
     covariance_66: np.ndarray
+    inliers: int = 0
     reasons: tuple = ()
     timings: dict = field(default_factory=dict)
+    regressed_world_T_camera: np.ndarray | None = None
+    matches: object = None
+    likeness: float | None = None
 
 
 class FakeRelocalizer:
-    """Answers with the pose whose number is the value of the image's first pixel."""
+    """Answers with the pose whose number is the value of the image's first pixel.
+
+    What it says of its network alone is that pose moved by a metre along x, refused or not.
+    """
 
     device, dtype = 'cpu', 'float32'
 
@@ -45,28 +52,39 @@ class FakeRelocalizer:
         camera = Camera(32, 24, 30.0, 30.0, 15.5, 11.5)
         header = SimpleNamespace(name='fake', camera=camera)
         map_T_scene = np.eye(4) if map_T_scene is None else map_T_scene
-        self.scene = SimpleNamespace(header=header, map_T_scene=map_T_scene)
+        self.scene = SimpleNamespace(
+            header=header, map_T_scene=map_T_scene, covariance_66=covariance_66
+        )
         self.poses, self.covariance_66 = poses, covariance_66
         self.gate = gate
-        self.seen, self.cameras = [], []
+        self.matches = None
+        self.status = 'REFINED'
+        self.seen, self.cameras, self.priors = [], [], []
 
     def warm_up(self):
         return 0.0
 
-    def localize(self, image, camera=None):
+    def localize(self, image, camera=None, prior=None):
         index = int(image[0, 0, 0])
         self.seen.append(index)
         self.cameras.append(camera)
+        self.priors.append(prior)
         if self.gate is not None:
             assert self.gate.wait(WAIT_S)
         if index == CRASH:
             raise RuntimeError('a fault inside the relocalizer')
-        if index == LOST:
-            nothing = np.full((4, 4), np.nan)
-            status = SimpleNamespace(value='LOST')
-            return FakeEstimate(status, nothing, self.covariance_66, ('dark',))
         pose = self.poses[index % len(self.poses)]
-        return FakeEstimate(SimpleNamespace(value='COARSE'), pose, self.covariance_66)
+        regressed = pose.copy()
+        regressed[0, 3] += 1.0
+        estimate = FakeEstimate(
+            SimpleNamespace(value=self.status), pose, self.covariance_66, matches=self.matches,
+            regressed_world_T_camera=regressed,
+        )  # fmt: skip
+        if index == LOST:
+            lost = SimpleNamespace(value='LOST')
+            nothing = np.full((4, 4), np.nan)
+            return replace(estimate, status=lost, world_T_camera=nothing, reasons=('dark',))
+        return estimate
 
 
 class System:
@@ -101,6 +119,7 @@ class System:
         self.poses, self.camera_poses, self.transforms = [], [], []
         self.statuses, self.diagnostics = [], []
         self._stamp = 1_700_000_000_000_000_000
+        self._clients = {}
         self._connect()
         self._stop = Future()
         self._threads = []
@@ -116,7 +135,6 @@ class System:
     def _connect(self):
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import PoseWithCovarianceStamped
-        from lifecycle_msgs.srv import ChangeState, GetState
         from rosgraph_msgs.msg import Clock
         from sensor_msgs.msg import CameraInfo, CompressedImage, Image
         from tf2_msgs.msg import TFMessage
@@ -130,8 +148,6 @@ class System:
         self.clock_publisher = client.create_publisher(Clock, '/clock', 10)
         self.tf_publisher = client.create_publisher(TFMessage, '/tf', 10)
         self.static_publisher = client.create_publisher(TFMessage, '/tf_static', static_qos())
-        self._change_state = client.create_client(ChangeState, '/pose_reloc/change_state')
-        self._get_state = client.create_client(GetState, '/pose_reloc/get_state')
         pose = PoseWithCovarianceStamped
         client.create_subscription(pose, '/pose_reloc/pose', self.poses.append, 50)
         client.create_subscription(pose, '/pose_reloc/camera_pose', self.camera_poses.append, 50)
@@ -151,7 +167,8 @@ class System:
         compressed = self.node.settings.image_transport == 'compressed'
         publishers = [self.compressed_publisher if compressed else self.image_publisher]
         publishers += [self.info_publisher, self.static_publisher]
-        publishers += [self.node._pose, self.node._camera_pose, self.node._status]
+        ours = self.node.publication
+        publishers += [ours.pose, ours.camera_pose, ours.status]
         for publisher in publishers:
             wait_for(lambda: publisher.get_subscription_count() > 0)  # noqa: B023
         # The client listens to /tf too.
@@ -164,20 +181,32 @@ class System:
 
         number = getattr(Transition, f'TRANSITION_{name.upper()}')
         request = ChangeState.Request(transition=Transition(id=number))
-        return self._call(self._change_state, request).success
+        return self.call(ChangeState, 'change_state', request).success
 
     def state(self):
         """The label of the lifecycle state, asked over DDS."""
         from lifecycle_msgs.srv import GetState
 
-        return self._call(self._get_state, GetState.Request()).current_state.label
+        return self.call(GetState, 'get_state', GetState.Request()).current_state.label
 
-    @staticmethod
-    def _call(client, request):
-        assert client.wait_for_service(WAIT_S)
-        future = client.call_async(request)
+    def call_async(self, kind, name, request):
+        """The future of a call of the node's service `~/name`."""
+        if name not in self._clients:
+            self._clients[name] = self.client.create_client(kind, f'/pose_reloc/{name}')
+        assert self._clients[name].wait_for_service(WAIT_S)
+        return self._clients[name].call_async(request)
+
+    def call(self, kind, name, request):
+        """Calls the node's service `~/name` and returns the response."""
+        future = self.call_async(kind, name, request)
         wait_for(future.done)
         return future.result()
+
+    def listen(self, kind, topic):
+        """Subscribes the client and returns the list that fills with what comes."""
+        came = []
+        self.client.create_subscription(kind, topic, came.append, 10)
+        return came
 
     def set_parameter(self, name, value):
         """Sets a parameter of the node; returns (success, reason)."""

@@ -1,5 +1,7 @@
 """Counters, latencies and the verdict, on a clock that the test turns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,26 @@ def test_a_failed_start_is_an_error_and_an_inactive_node_is_not(statistics):
     numbers = statistics.snapshot()
     assert verdict(Health(active=False, failure='no scene'), numbers) == (Level.ERROR, 'no scene')
     assert verdict(Health(active=False), numbers) == (Level.OK, 'not active')
+
+
+def test_one_refusal_on_demand_is_no_standing_state(statistics, clock):
+    see(statistics, clock, Outcome.REFUSED, reasons=('too_dark',))
+    see(statistics, clock, Outcome.SKIPPED, 600)
+    on_demand = replace(ACTIVE, on_demand=True)
+    assert verdict(on_demand, statistics.snapshot()) == (Level.OK, 'waiting to be asked')
+    assert verdict(ACTIVE, statistics.snapshot())[0] is Level.ERROR
+    assert values(on_demand, statistics.snapshot())['images skipped'] == '600'
+
+
+def test_fewer_poses_than_wanted_are_a_warning(statistics, clock):
+    wanting = replace(ACTIVE, min_rate=5.0)
+    see(statistics, clock, Outcome.ANSWERED, 5)
+    assert verdict(wanting, statistics.snapshot())[0] is Level.OK, 'too early to tell'
+    see(statistics, clock, Outcome.ANSWERED, 200)
+    assert verdict(wanting, statistics.snapshot())[0] is Level.OK
+    for _ in range(50):
+        see(statistics, clock, Outcome.ANSWERED)
+        see(statistics, clock, Outcome.DROPPED, 2)
+    level, sentence = verdict(wanting, statistics.snapshot())
+    assert level is Level.WARN and 'only 3.3 poses per second' in sentence
+    assert verdict(ACTIVE, statistics.snapshot())[0] is Level.OK

@@ -104,6 +104,8 @@ def test_the_node_declares_and_guards_them(make_system, make_fake):
     for item in RANGED:
         value = type(item.default)(item.metadata['high'] + 1)
         assert not node.set_parameters([Parameter(item.name, value=value)])[0].successful
+    # What has been acted on when the process starts cannot be taken back.
+    assert not node.set_parameters([Parameter('autostart', value=False)])[0].successful
 
 
 @pytest.mark.parametrize(

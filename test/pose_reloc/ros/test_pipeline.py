@@ -85,6 +85,20 @@ def process(pipeline, message):
     return pipeline.process(Frame(message, time.perf_counter()))
 
 
+def test_the_fake_speaks_as_the_relocalizer_does(make_fake):
+    """Or every other test here would prove nothing."""
+    from dataclasses import fields
+    from inspect import signature
+
+    from pose_reloc.relocalizer import PoseEstimate, Relocalizer
+
+    estimate = make_fake([np.eye(4)], np.eye(6)).localize(np.zeros((1, 1, 3), np.uint8))
+    assert [f.name for f in fields(estimate)] == [f.name for f in fields(PoseEstimate)]
+    parameters = signature(Relocalizer.localize).parameters
+    # Positions, not names, are what the pipeline relies on.
+    assert len(signature(make_fake.localize).parameters) == len(parameters) == 4
+
+
 @pytest.mark.parametrize(
     'stamp, now, reason',
     [

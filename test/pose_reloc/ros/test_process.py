@@ -1,4 +1,4 @@
-"""`reloc_node` as a process: how it ends."""
+"""`reloc_node` as a process: how it ends, and how it comes back."""
 
 import os
 import random
@@ -27,6 +27,20 @@ sys.exit(node.main())
 """
 
 
+def start(*arguments):
+    """The process, once it waits for images."""
+    code = WITH_FAKE.format(folder=os.path.dirname(__file__))
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    line = process.stdout.readline()
+    if 'waiting for images' not in line:
+        process.kill()
+        raise AssertionError(line + process.communicate()[0])
+    return process
+
+
 @pytest.mark.parametrize(
     ('signals', 'pause'),
     [
@@ -36,12 +50,8 @@ sys.exit(node.main())
     ],
 )
 def test_signals_end_it_in_order_however_often_they_come(signals, pause):
-    code = WITH_FAKE.format(folder=os.path.dirname(__file__))
-    process = subprocess.Popen(
-        [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start()
     try:
-        assert 'waiting for images' in process.stdout.readline()
         time.sleep(random.Random(len(signals)).uniform(0.0, 0.3))
         for number in signals:
             process.send_signal(number)
@@ -51,6 +61,50 @@ def test_signals_end_it_in_order_however_often_they_come(signals, pause):
         process.kill()
         process.wait()
     assert (process.returncode, output) == (0, '')
+
+
+def test_a_node_that_was_killed_is_simply_started_again(wait):
+    """Those who publish images and receive poses need not be restarted with it."""
+    import rclpy
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+    from sensor_msgs.msg import Image
+
+    from pose_reloc.ros.messages import stamp_ns
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    client = rclpy.create_node('client', context=context)
+    executor = rclpy.executors.SingleThreadedExecutor(context=context)
+    executor.add_node(client)
+    publisher = client.create_publisher(Image, 'image', 1)
+    poses = []
+    client.create_subscription(PoseWithCovarianceStamped, '/pose_reloc/pose', poses.append, 10)
+    image = Image(height=24, width=32, encoding='rgb8', step=96, data=bytes(96 * 24))
+    sent = []
+
+    def answered_since(first):
+        image.header.stamp = client.get_clock().now().to_msg()
+        sent.append(stamp_ns(image.header.stamp))
+        publisher.publish(image)
+        executor.spin_once(timeout_sec=0.05)
+        return any(stamp_ns(pose.header.stamp) >= first for pose in poses)
+
+    process = None
+    try:
+        for _ in range(2):
+            process = start('--ros-args', '-p', "base_frame:=''")
+            first = client.get_clock().now().nanoseconds
+            wait(lambda: answered_since(first), 60)  # noqa: B023
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    finally:
+        if process is not None:
+            process.kill()
+        client.destroy_node()
+        executor.shutdown()
+        rclpy.shutdown(context=context)
+    assert {stamp_ns(pose.header.stamp) for pose in poses} <= set(sent)
 
 
 @pytest.mark.parametrize(
