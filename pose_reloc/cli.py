@@ -20,6 +20,7 @@ COMMANDS = {
     'evaluate': ('training.commands.evaluate', 'errors of a scene on a dataset, with baselines'),
     'compare': ('training.commands.compare', 'every loss, trained alike, in one table'),
     'replay': ('training.commands.replay', 'a bag through the real node, errors and latency'),
+    'bench': ('training.commands.bench', 'speed and memory beside floors and alternatives'),
 }
 
 _EPILOG = """\

@@ -92,10 +92,6 @@ class LandmarkMap:
             raise SceneError('landmarks.anchor_frames names images that the scene does not have')
         return DriftField(self.anchor_poses, train_world_T_camera[self.anchor_frames])
 
-    def landmarks_of(self, keyframes) -> np.ndarray:
-        """Indices of all landmarks of these keyframes, keyframe after keyframe."""
-        return np.concatenate([np.arange(self.starts[k], self.starts[k + 1]) for k in keyframes])
-
     def near(self, world_T_camera: np.ndarray, camera: Camera, count: int) -> np.ndarray:
         """Keyframes (at most `count`) that see what this view sees, best first."""
         score = view_overlap(self._sampled_KS3, self.poses, world_T_camera, camera)

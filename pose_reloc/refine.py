@@ -23,8 +23,9 @@ from pose_reloc.landmarks import LandmarkMap, global_descriptor
 class RefineSettings:
     """How a pose is refined; angles of reprojection are pixels of a camera with f = 500."""
 
-    near: int = 5  # keyframes by view overlap with the regressed pose
-    alike: int = 5  # keyframes by global descriptor
+    near: int = 2  # keyframes by view overlap with each guess
+    alike: int = 2  # keyframes by global descriptor
+    second_try: int = 8  # of each, where the first ones do not give a pose
     around: int = 6  # keyframes by view overlap with the first solution
     ratio: float = 0.9  # nearest over second nearest descriptor distance
     max_error_px: float = 8.0  # reprojection error of an inlier, at f = 500
@@ -96,19 +97,26 @@ class Refiner:
         if len(features) < self.settings.min_inliers or not alike:
             return None, likeness
         query = _Query(features, camera, self.device)
-        matches = self._match(query, self._candidates(alike, camera, guesses, usable))
-        clock.lap('match')
-        found = self._solve(query, matches)
-        clock.lap('pnp')
-        if found is None:
+        near = [
+            _allowed(self.landmarks.near(guess, camera, len(self.landmarks)), usable)
+            for guess in guesses
+        ]
+        matches, found = _Matches.none(), None
+        for counts in ((self.settings.near, self.settings.alike), (self.settings.second_try,) * 2):
+            candidates = [k for n in near for k in n[: counts[0]]] + alike[: counts[1]]
+            matches = self._match(query, candidates, matches)
+            clock.lap('match')
+            found = self._solve(query, matches)
+            clock.lap('pnp')
+            if found:
+                break
+        else:
             return None, likeness
         pose = found[0]
-        more = _allowed(self.landmarks.near(pose, camera, self.settings.around), usable)
-        more = [k for k in more if k not in matches.tried]
-        if more:
-            matches = matches.joined(self._match(query, more))
-            clock.lap('match')
-            found = self._solve(query, matches, pose) or found
+        around = _allowed(self.landmarks.near(pose, camera, self.settings.around), usable)
+        matches = self._match(query, around, matches)
+        clock.lap('match')
+        found = self._solve(query, matches, pose) or found
         pose, inlier = found
         pose, covariance, inlier = self._optimise(query, matches, pose)
         clock.lap('pnp')
@@ -125,32 +133,22 @@ class Refiner:
         )
         return refinement, likeness
 
-    def _candidates(self, alike: list[int], camera, guesses, usable) -> list[int]:
-        found = []
-        for guess in guesses:
-            near = self.landmarks.near(guess, camera, len(self.landmarks))
-            found += _allowed(near, usable)[: self.settings.near]
-        found += alike[: self.settings.alike]
-        return list(dict.fromkeys(found))
-
-    def _match(self, query: _Query, keyframes: list[int]) -> _Matches:
-        rows, columns, sources = [], [], []
-        index = self.landmarks.landmarks_of(keyframes)
+    def _match(self, query: _Query, keyframes: list[int], before: _Matches) -> _Matches:
+        """Adds the matches with these keyframes to those that were found before."""
+        rows, columns, sources = [before.query], [before.landmark], [before.keyframe]
+        tried = set(before.tried)
         with torch.inference_mode():
-            descriptors = self._descriptors[torch.from_numpy(index).to(self.device)].float()
-            similarity = query.descriptors @ descriptors.T  # squared DESCRIPTOR_SCALE times cosine
-            start = 0
             for keyframe in keyframes:
-                count = int(self.landmarks.starts[keyframe + 1] - self.landmarks.starts[keyframe])
-                block = similarity[:, start : start + count]
-                row, column = mutual_matches(block, self.settings.ratio)
+                if keyframe in tried:
+                    continue
+                tried.add(keyframe)
+                start, end = self.landmarks.starts[keyframe : keyframe + 2]
+                similarity = query.descriptors @ self._descriptors[start:end].float().T
+                row, column = mutual_matches(similarity, self.settings.ratio)
                 rows.append(row)
-                columns.append(index[start + column])
+                columns.append(start + column)
                 sources.append(np.full(len(row), keyframe))
-                start += count
-        return _Matches(
-            np.concatenate(rows), np.concatenate(columns), np.concatenate(sources), set(keyframes)
-        )
+        return _Matches(*(np.concatenate(x) for x in (rows, columns, sources)), tried)
 
     def _solve(self, query: _Query, matches: _Matches, start: np.ndarray | None = None):
         """LO-RANSAC: pose and mask of inliers, or None."""
@@ -275,13 +273,9 @@ class _Matches:
     def __len__(self) -> int:
         return len(self.query)
 
-    def joined(self, other: _Matches) -> _Matches:
-        pairs = zip(
-            (self.query, self.landmark, self.keyframe),
-            (other.query, other.landmark, other.keyframe),
-            strict=True,
-        )
-        return _Matches(*(np.concatenate(pair) for pair in pairs), self.tried | other.tried)
+    @classmethod
+    def none(cls) -> _Matches:
+        return cls(*(np.zeros(0, dtype=np.int64) for _ in range(3)), set())
 
 
 class _Clock:

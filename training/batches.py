@@ -9,94 +9,127 @@ from pose_reloc.geometry import network_from_pose
 from pose_reloc.preprocess import normalize
 from training.cache import TrainingCache
 from training.losses import PoseTarget
-from training.view_synthesis import ViewSettings, change_light, render_views, sample_motion
+from training.view_synthesis import (
+    ViewSettings,
+    change_light,
+    render_views,
+    sample_light,
+    sample_motion,
+)
+
+
+class _Rows:
+    """Rows of a cached array on the device: all there from the start, or copied when asked for."""
+
+    def __init__(self, array: np.ndarray, device: torch.device, resident: bool):
+        self._array, self._device = array, device
+        self._all = torch.from_numpy(np.array(array)).to(device) if resident else None
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Rows (B, ...) of an index (B,) on the CPU."""
+        if self._all is not None:
+            return self._all[index.to(self._device)]
+        return torch.from_numpy(self._array[index.numpy()]).to(self._device)
 
 
 class Batches:
-    """Batches of a cache. On a GPU all images stay there where they fit.
+    """Batches of a cache.
 
     Args:
         cache: of the training split.
         device: of the batches.
         views: how new views are made; None gives the images themselves.
+        resident: whether the whole cache lies on the device; None: on a GPU where it fits.
     """
 
-    def __init__(self, cache: TrainingCache, device: torch.device, views: ViewSettings | None):
+    def __init__(
+        self,
+        cache: TrainingCache,
+        device: torch.device,
+        views: ViewSettings | None,
+        resident: bool | None = None,
+    ):
         self.cache, self.device, self.views = cache, device, views
-        self.resident = None
-        if device.type == 'cuda':
-            free = torch.cuda.mem_get_info(device)[0]
-            if cache.images.nbytes < free // 2:
-                self.resident = torch.from_numpy(np.array(cache.images)).to(device)
-        self.world_T_camera = torch.from_numpy(cache.world_T_camera)
-        w_t_c, c_q_w = network_from_pose(cache.world_T_camera)
-        self.w_t_c, self.c_q_w = torch.from_numpy(w_t_c), torch.from_numpy(c_q_w)
-        self.points = None if cache.points is None else torch.from_numpy(np.array(cache.points))
-        if self.views and self.views.sources > 1:
-            self.neighbours = _neighbours(cache.world_T_camera)
+        arrays = {
+            name: getattr(cache, name)
+            for name in ('images', 'depth', 'points', 'depth_range')
+            if getattr(cache, name) is not None
+        }
+        if resident is None:
+            size = sum(array.nbytes for array in arrays.values())
+            resident = device.type == 'cuda' and size < torch.cuda.mem_get_info(device)[0] // 2
+        rows = {name: _Rows(array, device, resident) for name, array in arrays.items()}
+        self._images, self._depth = rows['images'], rows.get('depth')
+        self._points, self._depth_range = rows.get('points'), rows.get('depth_range')
+        self._world_T_camera = torch.from_numpy(cache.world_T_camera)
+        if views and self._depth and views.sources > 1:
+            self._neighbours = _neighbours(cache.world_T_camera)
 
     def images(self, index) -> torch.Tensor:
         """uint8 (B, H, W, 3) on the device."""
-        if self.resident is not None:
-            return self.resident[torch.as_tensor(index, device=self.device)]
-        return torch.from_numpy(self.cache.images[np.asarray(index)]).to(self.device)
+        return self._images[torch.as_tensor(index)]
 
     def batch(
-        self, index: torch.Tensor, progress: float, generator
+        self, index: torch.Tensor, progress: float, generator, share: slice = slice(None)
     ) -> tuple[torch.Tensor, PoseTarget]:
         """Normalised images (B, 3, H, W) and their targets on the device.
 
         Args:
-            index: of the training images (B,).
+            index: of the training images of a whole step.
             progress: of the run, in [0, 1]: how far new views may already go.
-            generator: of all randomness.
+            generator: of all randomness; it advances by a whole step.
+            share: the part of the step that is wanted.
         """
         if self.views is None:
-            return normalize(self.images(index)), self._target(index)
-        return self._synthetic(index, self.views.at(progress), generator)
+            index = index[share]
+            return normalize(self.images(index)), self.target(index)
+        return self._synthetic(index, self.views.at(progress), generator, share)
 
-    def _target(self, index: torch.Tensor) -> PoseTarget:
-        ranges = self.cache.depth_range
-        points = None if self.points is None else self.points[index]
-        target = PoseTarget(
-            self.w_t_c[index].float(),
-            self.c_q_w[index].float(),
-            None if ranges is None else torch.from_numpy(ranges[index.numpy()]).float(),
+    def target(self, index: torch.Tensor) -> PoseTarget:
+        """What is true of the images themselves."""
+        points = self._points and self._points[index]
+        return self._pose_target(
+            self._world_T_camera[index],
+            self._depth_range and self._depth_range[index].float(),
             None if points is None else points.nan_to_num(),
             None if points is None else points.isfinite().all(-1),
         )
-        return PoseTarget(*(None if x is None else x.to(self.device) for x in target))
+
+    def _pose_target(self, world_T_view_B44, *others) -> PoseTarget:
+        w_t_c, c_q_w = network_from_pose(world_T_view_B44.numpy())
+        poses = (torch.from_numpy(x).float().to(self.device) for x in (w_t_c, c_q_w))
+        return PoseTarget(*poses, *others)
 
     def _synthetic(
-        self, index: torch.Tensor, views: ViewSettings, generator
+        self, index: torch.Tensor, views: ViewSettings, generator, share: slice
     ) -> tuple[torch.Tensor, PoseTarget]:
-        camera = self.cache.camera
-        has_depth = self.cache.depth is not None
-        motion = sample_motion(len(index), views, has_depth, generator).double()
-        world_T_view = self.world_T_camera[index] @ motion
+        # Everything random is drawn for the whole step: it does not depend on who takes which part.
+        B, has_depth = len(index), self._depth is not None
+        motion = sample_motion(B, views, has_depth, generator).double()
+        world_T_view = self._world_T_camera[index] @ motion
         sources = index[:, None]
         if has_depth and views.sources > 1:
             others = self._other_sources(world_T_view, index, views.sources - 1, generator)
             sources = torch.cat([sources, others], 1)
+        light = sample_light(B, views, generator)
+        world_T_view, sources, light = world_T_view[share], sources[share], light[share]
+
         flat = sources.flatten()
         image = self.images(flat).unflatten(0, sources.shape)
-        depth = None
-        if has_depth:
-            depth = torch.from_numpy(self.cache.depth[flat.numpy()]).to(self.device)
-            depth = depth.unflatten(0, sources.shape)
+        depth = self._depth[flat].unflatten(0, sources.shape) if has_depth else None
         # World coordinates can be large: poses relative to the view before going to float32.
-        view_T_source = torch.linalg.solve(world_T_view[:, None], self.world_T_camera[sources])
+        view_T_source = torch.linalg.solve(world_T_view[:, None], self._world_T_camera[sources])
         view_T_source = view_T_source.float().to(self.device)
-        eye = torch.eye(4, device=self.device).expand(len(index), 4, 4)
-        rendered, _ = render_views(image, depth, view_T_source, eye, camera)
-        rendered = change_light(rendered, views, generator).permute(0, 2, 3, 1)
+        eye = torch.eye(4, device=self.device).expand(len(sources), 4, 4)
+        rendered, _ = render_views(image, depth, view_T_source, eye, self.cache.camera)
+        rendered = change_light(rendered, light).permute(0, 2, 3, 1)
         return normalize(rendered), self._view_target(world_T_view, sources)
 
     def _other_sources(self, world_T_view, index, count: int, generator) -> torch.Tensor:
         """Further training images (B, count) that look where the views look."""
         B = len(index)
-        candidates = self.neighbours[index]  # (B, C)
-        poses = self.world_T_camera[candidates]
+        candidates = self._neighbours[index]  # (B, C)
+        poses = self._world_T_camera[candidates]
         shift = (poses[..., :3, 3] - world_T_view[:, None, :3, 3]).norm(dim=-1)
         cosine = (poses[..., :3, 2] * world_T_view[:, None, :3, 2]).sum(-1).clamp(-1, 1)
         score = shift + 1.5 * torch.acos(cosine)
@@ -107,25 +140,20 @@ class Batches:
 
     def _view_target(self, world_T_view: torch.Tensor, sources: torch.Tensor) -> PoseTarget:
         """Pose, seen points and depth range of synthetic views, from the sources' points."""
-        w_t_c = world_T_view[:, :3, 3]
-        c_q_w = torch.from_numpy(network_from_pose(world_T_view.numpy())[1])
-        ranges = points = mask = None
-        if self.points is not None:
-            points = self.points[sources].flatten(1, 2)  # (B, S*K, 3)
-            R = world_T_view[:, :3, :3].float()
-            p = (points - w_t_c[:, None].float()) @ R
-            camera, z = self.cache.camera, p[..., 2]
-            u = p[..., 0] / z.clamp(min=1e-3) * camera.fx + camera.cx
-            v = p[..., 1] / z.clamp(min=1e-3) * camera.fy + camera.cy
-            mask = (z > 0.05) & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height)
-            levels = torch.tensor([0.025, 0.975])
-            seen = torch.where(mask, z, torch.nan)
-            ranges = torch.nanquantile(seen, levels, dim=1).T
-            own = torch.from_numpy(self.cache.depth_range[sources[:, 0].numpy()]).float()
-            ranges = torch.where(mask.sum(1, keepdim=True) < 16, own, ranges)
-            points = points.nan_to_num()
-        target = PoseTarget(w_t_c.float(), c_q_w.float(), ranges, points, mask)
-        return PoseTarget(*(None if x is None else x.to(self.device) for x in target))
+        if self._points is None:
+            return self._pose_target(world_T_view)
+        points = self._points[sources.flatten()].unflatten(0, sources.shape).flatten(1, 2)
+        pose = world_T_view.float().to(self.device)
+        x, y, z = ((points - pose[:, None, :3, 3]) @ pose[:, :3, :3]).unbind(-1)
+        camera = self.cache.camera
+        u = x / z.clamp(min=1e-3) * camera.fx + camera.cx
+        v = y / z.clamp(min=1e-3) * camera.fy + camera.cy
+        mask = (z > 0.05) & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height)
+        levels = torch.tensor([0.025, 0.975], device=self.device)
+        ranges = torch.nanquantile(torch.where(mask, z, torch.nan), levels, dim=1).T
+        own = self._depth_range[sources[:, 0]].float()
+        ranges = torch.where(mask.sum(1, keepdim=True) < 16, own, ranges)
+        return self._pose_target(world_T_view, ranges, points.nan_to_num(), mask)
 
 
 def _neighbours(world_T_camera: np.ndarray, count: int = 48) -> torch.Tensor:

@@ -22,6 +22,7 @@ from training.evaluate import unit_features
 from training.held_out import held_out_blocks
 from training.mapping import MappingSettings, build_landmarks
 from training.metrics import mean_pose
+from training.processes import leads
 from training.rehearsal import rehearse
 from training.settings import TrainSettings
 from training.trainer import TrainingResult, train
@@ -42,9 +43,11 @@ def build_scene(
     command: str,
     folder: Path | None = None,
     resume: bool = False,
-    mapping: MappingSettings | None = None,
-) -> BuiltScene:
-    """Trains on the training split of a dataset and puts together everything inference needs.
+) -> BuiltScene | None:
+    """Trains on the training split of a dataset; the scene has no landmarks yet.
+
+    Of the processes of `torchrun` only the leading one puts the scene together; the others get
+    None.
 
     Args:
         dataset: only its training split is read.
@@ -52,7 +55,6 @@ def build_scene(
         name: of the scene, for people.
         command: how the run was started, for the recipe.
         folder, resume: as `trainer.train`.
-        mapping: how landmarks are built; None makes a scene without.
 
     Raises:
         PoseRelocError: bad data or settings.
@@ -61,6 +63,8 @@ def build_scene(
     cache = build_cache(samples, CacheSettings(settings.short_side, settings.points, settings.seed))
     sequences = [sample.sequence for sample in samples]
     result = train(cache, sequences, settings, folder, resume)
+    if not leads():
+        return None
     recipe = result.recipe | {
         'command': command,
         'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
@@ -87,8 +91,6 @@ def build_scene(
         np.concatenate(features),
         _covariance(result, cache),
     )
-    if mapping:
-        scene = with_landmarks(scene, samples, mapping)
     return BuiltScene(scene, result)
 
 

@@ -115,6 +115,7 @@ def _key(samples: list[Sample], settings: CacheSettings) -> str:
             ) from error
         digest.update(f'{sample.image_path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}'.encode())
         digest.update(json.dumps(sample.camera.to_dict()).encode())
+        digest.update(bytes([bool(sample.depth_loader), bool(sample.points_loader)]))
         digest.update(np.ascontiguousarray(sample.world_T_camera, dtype=np.float64).tobytes())
     return digest.hexdigest()[:24]
 

@@ -117,6 +117,23 @@ class PoseLoss(nn.Module):
         Raises:
             SettingsError: the target lacks what this loss needs.
         """
+        self.check(target)
+        device = prediction.w_t_c.device.type
+        dtype = torch.promote_types(prediction.w_t_c.dtype, torch.float32)
+        # Half precision cannot hold a pose error of centimetres in a scene of metres.
+        with torch.autocast(device, enabled=False):
+            prediction = PosePrediction(*(x.to(dtype) for x in prediction))
+            target = PoseTarget(
+                *(x if x is None or x.dtype == torch.bool else x.to(dtype) for x in target)
+            )
+            return self._per_image(prediction, target).mean()
+
+    def check(self, target: PoseTarget) -> None:
+        """Looks whether a target has what this loss needs.
+
+        Raises:
+            SettingsError: it has not.
+        """
         if self.needs_depth_range and target.depth_range is None:
             raise SettingsError(
                 f'loss {self.name} needs the depth range of every image, but the dataset has '
@@ -128,15 +145,6 @@ class PoseLoss(nn.Module):
                 f'loss {self.name} needs 3D points, but the dataset has neither depth nor points; '
                 'choose another --loss, for example homoscedastic'
             )
-        device = prediction.w_t_c.device.type
-        dtype = torch.promote_types(prediction.w_t_c.dtype, torch.float32)
-        # Half precision cannot hold a pose error of centimetres in a scene of metres.
-        with torch.autocast(device, enabled=False):
-            prediction = PosePrediction(*(x.to(dtype) for x in prediction))
-            target = PoseTarget(
-                *(x if x is None or x.dtype == torch.bool else x.to(dtype) for x in target)
-            )
-            return self._per_image(prediction, target).mean()
 
     def _per_image(self, prediction: PosePrediction, target: PoseTarget) -> torch.Tensor:
         """The loss (B,) of each image."""

@@ -36,7 +36,7 @@ class MappingSettings:
 
     features: FeatureSettings = field(default_factory=FeatureSettings)
     frames: int = 600  # training images that are used, evenly spaced along the way
-    landmarks: int = 900  # kept per keyframe, strongest first
+    landmarks: int = 600  # kept per keyframe, strongest first
     overlap: float = 0.9  # a frame that overlaps less with all keyframes becomes one
     partners: int = 14  # frames that a frame is matched with when poses are adjusted
     partner_overlap: float = 0.2  # a partner's view overlaps at least so much

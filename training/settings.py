@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -34,11 +36,13 @@ class TrainSettings:
     learning_rate: float = 1e-4
     schedule: str = 'constant'  # or 'cosine', which ends at zero
     warmup: float = 0.0  # fraction of the run over which the learning rate rises linearly
+    ema: float = 0.0  # decay per step of the average of the weights that is kept; 0: no average
     geometric_warmup: float = 0.1  # fraction trained with homoscedastic first ([K]: 500 of 5000)
     normalize_translation: bool = False  # the head works in units of the scene's extent
     validation: float = 0.1  # fraction of the training images held out, in blocks
     validate_every: int = 50  # epochs
     precision: str = 'auto'  # float32, bfloat16, float16; auto takes what the device is fast at
+    compile: str = 'auto'  # torch.compile: on, off; auto: for long runs on a GPU
     device: str = 'auto'
     seed: int = 0
 
@@ -50,6 +54,10 @@ class TrainSettings:
             raise SettingsError(f'short_side must be at least 32 pixels, got {self.short_side}')
         if not 0 <= self.validation < 0.9:
             raise SettingsError(f'validation must lie in [0, 0.9), got {self.validation}')
+        if not 0 <= self.ema < 1:
+            raise SettingsError(f'ema must lie in [0, 1), got {self.ema}')
+        if self.compile not in ('auto', 'on', 'off'):
+            raise SettingsError(f"compile must be 'auto', 'on' or 'off', got {self.compile!r}")
         if self.schedule not in ('constant', 'cosine'):
             raise SettingsError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
         if not 0 <= self.warmup < 1:
@@ -79,8 +87,49 @@ class TrainSettings:
         """A copy with some top-level fields replaced."""
         return replace(self, **values)
 
+    def with_values(self, values: dict[str, object]) -> TrainSettings:
+        """A copy with some fields replaced, nested ones by a dotted name such as 'views.sigma_m'.
+
+        A field of `views` in settings without views brings the other fields at their defaults.
+
+        Raises:
+            SettingsError: an unknown field or a value that cannot work.
+        """
+        tree = self.to_dict()
+        for name, value in values.items():
+            *outer, last = name.split('.')
+            branch = tree
+            for key in outer:
+                if branch.get(key) is None and key in _NESTED:
+                    branch[key] = {}
+                branch = branch.get(key)
+                if not isinstance(branch, dict):
+                    raise SettingsError(
+                        f'unknown setting {name!r}; only {", ".join(_NESTED)} have fields'
+                    )
+            branch[last] = value
+        return self.from_dict(tree)
+
 
 _NESTED = {'network': NetworkSettings, 'loss': LossSettings, 'views': ViewSettings}
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, object]:
+    """Values of 'KEY=VALUE' texts, VALUE in YAML, for `TrainSettings.with_values`.
+
+    Raises:
+        SettingsError: no '=', or VALUE is not YAML.
+    """
+    values = {}
+    for text in texts:
+        name, separator, value = text.partition('=')
+        if not separator or not name.strip():
+            raise SettingsError(f'--set {text!r}: expected KEY=VALUE, for example loss.beta=250')
+        try:
+            values[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f'--set {text!r}: the value is not YAML') from error
+    return values
 
 
 def _fill(cls, values, where: str):
@@ -88,22 +137,44 @@ def _fill(cls, values, where: str):
         return values
     if not isinstance(values, dict):
         raise SettingsError(f'{where}: expected a mapping, got {values!r}')
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
+    types = get_type_hints(cls)
+    unknown = sorted(str(name) for name in set(values) - set(types))
     if unknown:
         raise SettingsError(
-            f'{where}: unknown setting {unknown[0]!r}; known are {", ".join(sorted(known))}'
+            f'{where}: unknown setting {unknown[0]!r}; known are {", ".join(sorted(types))}'
         )
-    values = {
-        name: _fill(_NESTED[name], value, f'{where}.{name}')
-        if name in _NESTED and value is not None
-        else value
-        for name, value in values.items()
-    }
+    return cls(
+        **{
+            name: _fill(_NESTED[name], value, f'{where}.{name}')
+            if name in _NESTED and value is not None
+            else _typed(value, types[name], f'{where}: {name}')
+            for name, value in values.items()
+        }
+    )
+
+
+def _typed(value, kind, where: str):
+    """The value as its field's type. YAML reads 1e-4 as a text: numbers may be written so."""
+    optional = type(None) in get_args(kind)
+    if value is None and optional:
+        return None
+    if optional:
+        (kind,) = (k for k in get_args(kind) if k is not type(None))
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(get_args(kind)):
+            raise SettingsError(f'{where} must be {len(get_args(kind))} numbers, got {value!r}')
+        return tuple(_typed(item, k, where) for item, k in zip(value, get_args(kind), strict=True))
     try:
-        return cls(**values)
-    except TypeError as error:
-        raise SettingsError(f'{where}: {error}') from error
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise SettingsError(f'{where} must be {_TYPE_NAMES.get(kind, "a mapping")}, got {value!r}')
+
+
+_TYPE_NAMES = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}
 
 
 def preset_folder() -> Path:

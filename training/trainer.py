@@ -18,19 +18,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from pose_reloc.errors import TrainingError
-from pose_reloc.geometry import pose_error, pose_from_network
+from pose_reloc.geometry import pose_from_network
 from pose_reloc.network import PoseRegressor, load_backbone_weights
 from pose_reloc.preprocess import normalize
-from pose_reloc.relocalizer import PRECISIONS, choose_device
-from training import checkpoint
+from pose_reloc.relocalizer import choose_device
 from training.batches import Batches
 from training.cache import TrainingCache
-from training.losses import HomoscedasticLoss, build_loss
+from training.checkpoint import CheckpointWriter, load_checkpoint
+from training.divergence import cause_of_divergence
+from training.held_out import held_out_blocks
+from training.learner import Learner
 from training.metrics import pose_metrics
+from training.processes import Processes
 from training.run_folder import RunFolder
 from training.settings import TrainSettings
 
@@ -81,124 +83,75 @@ def train(
     if resume:
         trainer.resume()
     trainer.loop()
-    return trainer.result()
-
-
-def held_out_blocks(world_T_camera_N44, sequences: list[str], fraction: float) -> np.ndarray:
-    """Mask (N,) of frames kept out of training: evenly spaced blocks of consecutive frames.
-
-    Single frames between two training frames would only measure interpolation. A block lasts until
-    the camera has moved by 0.5 m or turned by 20 deg, so that its middle lies as far from the
-    nearest training frame as another visit's frames do.
-
-    Args:
-        world_T_camera_N44: poses of the frames.
-        sequences: the sequence of each frame; frames of one follow each other in time.
-        fraction: of the frames to keep out; 0 keeps none. Each sequence loses at least one block
-            and at most half of its frames.
-    """
-    mask = np.zeros(len(sequences), dtype=bool)
-    if fraction <= 0:
-        return mask
-    for name in dict.fromkeys(sequences):
-        index = np.flatnonzero(np.array(sequences) == name)
-        poses = world_T_camera_N44[index]
-        metres, radians = pose_error(poses[:-1], poses[1:])
-        travelled = np.concatenate([[0.0], np.cumsum(metres / 0.5 + radians / np.deg2rad(20))])
-        block = travelled.astype(int)  # number of the block that each frame belongs to
-        count = block[-1] + 1
-        chosen = max(1, round(fraction * count))
-        kept_out = ((np.arange(chosen) + 0.5) * count / chosen).astype(int)
-        candidates = index[np.isin(block, kept_out)]
-        mask[candidates[: len(index) // 2]] = True
-    return mask
-
-
-class _Objective(nn.Module):
-    """Network and losses as one module, so that one wrapper averages all their gradients."""
-
-    def __init__(self, network: PoseRegressor, loss: nn.Module, warm_up: nn.Module | None):
-        super().__init__()
-        self.network, self.loss, self.warm_up = network, loss, warm_up
-
-    def forward(self, image_B3HW, target, warming_up: bool, dtype: torch.dtype):
-        with _autocast(image_B3HW.device, dtype):
-            prediction = self.network(image_B3HW)
-        return (self.warm_up if warming_up else self.loss)(prediction, target)
+    result = trainer.result()
+    trainer.processes.leave()
+    return result
 
 
 class Trainer:
     """One run. See `train`."""
 
-    def __init__(self, cache, sequences, settings: TrainSettings, folder: Path | None = None):
+    def __init__(
+        self,
+        cache: TrainingCache,
+        sequences: list[str],
+        settings: TrainSettings,
+        folder: Path | None = None,
+    ):
+        self.started = time.perf_counter()
         torch.manual_seed(settings.seed)
-        self.settings, self.cache, self.folder = settings, cache, folder
-        self.rank, self.world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-        self.device = _local_device(settings.device)
-        self.dtype = _training_dtype(settings.precision, self.device)
+        self.settings, self.cache, self.sequences = settings, cache, sequences
+        self.processes = Processes.join(_local_device(settings.device))
         held_out = held_out_blocks(cache.world_T_camera, sequences, settings.validation)
         self.train_index = torch.from_numpy(np.flatnonzero(~held_out))
         self.held_out_index = np.flatnonzero(held_out)
-        if len(self.train_index) < settings.batch:
-            raise TrainingError(
-                f'{len(self.train_index)} training images are fewer than one batch of '
-                f'{settings.batch}; use --batch {max(2, len(self.train_index) // 2)} or less'
-            )
-        if settings.batch % self.world:
-            raise TrainingError(
-                f'a batch of {settings.batch} cannot be shared by {self.world} processes; '
-                'use a multiple of their number'
-            )
-        self.batches = Batches(cache, self.device, settings.views)
-        self.network, self.weights = self._network()
-        self.objective = self._objective()
-        self.optimizer = torch.optim.Adam(
-            self.objective.parameters(),
-            lr=settings.learning_rate,
-            eps=_loss(self.objective).adam_eps,
-            fused=True,
-        )
-        self.run_folder = RunFolder(folder, settings.to_dict()) if folder and self._leads else None
+        self._check_batch()
+        self.batches = Batches(cache, self.processes.device, settings.views)
+        self.learner = self._learner()
+        self.learner.check(self.batches.target(self.train_index[:1]))
+        self.folder = folder
+        self.run_folder = None
+        if folder and self.processes.rank == 0:
+            self.run_folder = RunFolder(folder, settings.to_dict())
         self.epoch = self.images_seen = 0
         self.seconds_before = 0.0  # of the run before it was resumed
-        self.next_checkpoint = 0.0
         self.last_result = ''
         self.history: list[dict] = []
         self.best: dict[str, torch.Tensor] | None = None
         self.best_score = math.inf
-        self.started = time.perf_counter()
 
-    def _network(self):
-        network = PoseRegressor(self.settings.network)
-        weights = load_backbone_weights(network, self.settings.backbone_weights)
+    def _check_batch(self) -> None:
+        images, batch = len(self.train_index), self.settings.batch
+        if images < batch:
+            raise TrainingError(
+                f'{images} training images are fewer than one batch of {batch}; '
+                f'use --batch {max(2, images // 2)} or less'
+            )
+        if batch % self.processes.count:
+            raise TrainingError(
+                f'a batch of {batch} cannot be shared by {self.processes.count} processes; '
+                'use a multiple of their number'
+            )
+
+    def _learner(self) -> Learner:
+        settings, camera = self.settings, self.cache.camera
+        network = PoseRegressor(settings.network)
+        self.weights = load_backbone_weights(network, settings.backbone_weights)
         self.start_backbone = {k: v.clone() for k, v in network.backbone.state_dict().items()}
-        if self.settings.normalize_translation:
-            poses = self.cache.world_T_camera[self.train_index.numpy()]
-            centre = poses[:, :3, 3].mean(0)
-            spread = np.sqrt(((poses[:, :3, 3] - centre) ** 2).sum(1).mean())
+        if settings.normalize_translation:
+            centres = self.cache.world_T_camera[self.train_index.numpy(), :3, 3]
+            centre = centres.mean(0)
+            spread = np.sqrt(((centres - centre) ** 2).sum(1).mean())
             network.translation_mean.copy_(torch.from_numpy(centre))
             network.translation_scale.fill_(float(max(spread, 1e-3)))
-        return network.to(self.device, memory_format=torch.channels_last), weights
-
-    def _objective(self) -> nn.Module:
-        loss = build_loss(self.settings.loss, self.cache.global_depth_range)
-        warm_up = HomoscedasticLoss() if loss.name == 'geometric' else None
-        objective = _Objective(self.network, loss, warm_up).to(self.device)
-        if self.world == 1:
-            return objective
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
-        if self.device.type == 'cuda':
-            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-            self.network = objective.network
-        return nn.parallel.DistributedDataParallel(
-            objective, find_unused_parameters=warm_up is not None
+        return Learner(
+            network,
+            settings,
+            self.cache.global_depth_range,
+            self.processes,
+            (settings.batch // self.processes.count, 3, camera.height, camera.width),
+            settings.epochs * self.steps_per_epoch,
         )
-
-    @property
-    def _leads(self) -> bool:
-        """True in the one process that writes and prints."""
-        return self.rank == 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -213,85 +166,80 @@ class Trainer:
     def progress(self) -> float:
         """How much of the run is done, in [0, 1]: of the minutes where given, else the epochs."""
         if self.settings.minutes is None:
-            return self.epoch / self.settings.epochs
-        return min(1.0, self._agreed(self.seconds) / (self.settings.minutes * 60))
-
-    def _agreed(self, value: float) -> float:
-        """The first process's value, in every process."""
-        if self.world == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
-        torch.distributed.broadcast(shared, 0)
-        return float(shared)
+            return min(1.0, self.epoch / self.settings.epochs)
+        return min(1.0, self.processes.agreed(self.seconds) / (self.settings.minutes * 60))
 
     def loop(self) -> None:
         """Trains until the epochs or the minutes are over."""
-        settings = self.settings
-        hidden = None if self._leads else True
-        with tqdm(total=100, desc='training', disable=hidden, bar_format=_BAR) as bar:
-            while (progress := self.progress) < 1:
-                value = self._one_epoch(progress, bar)
-                if not math.isfinite(value):
-                    raise TrainingError(self._divergence(value))
+        writer = CheckpointWriter(self.folder) if self.run_folder else contextlib.nullcontext()
+        hidden = None if self.processes.rank == 0 else True
+        progress = self.progress
+        with writer, tqdm(total=100, desc='training', disable=hidden, bar_format=_BAR) as bar:
+            while progress < 1:
+                loss = self._one_epoch(progress, bar)
                 self.epoch += 1
-                done = self.progress >= 1
-                if self.epoch % settings.validate_every == 0 or done:
-                    self._validate(value, bar)
-                if self.folder and self._leads and not done:
-                    self._save_checkpoint()
-
-    def _save_checkpoint(self) -> None:
-        """Saves after an epoch, but spends at most 5 % of the time on it when epochs are short."""
-        start = time.perf_counter()
-        if start < self.next_checkpoint:
-            return
-        checkpoint.save(self.folder, self._state())
-        end = time.perf_counter()
-        self.next_checkpoint = end + 20 * (end - start)
-
-    def _divergence(self, value: float) -> str:
-        kept = ''
-        if self.folder and self.epoch:
-            kept = f'; the last checkpoint is kept in {self.folder}'
-        return (
-            f'the loss became {value} in epoch {self.epoch + 1}: lower --learning-rate (now '
-            f'{self.settings.learning_rate}) or check the poses with `pose_reloc inspect`{kept}'
-        )
+                progress = self.progress
+                if self.epoch % self.settings.validate_every == 0 or progress >= 1:
+                    self._validate(loss, bar)
+                if self.run_folder:
+                    writer.offer(self._state, whatever_the_time=progress >= 1)
 
     def _one_epoch(self, progress: float, bar) -> float:
-        settings = self.settings
-        seed = int.from_bytes(
-            hashlib.sha256(f'{settings.seed}/{self.epoch}'.encode()).digest()[:7], 'big'
-        )
-        torch.manual_seed(seed + self.rank)  # dropout
+        """Trains one epoch and returns its mean loss.
+
+        Raises:
+            TrainingError: it diverged.
+        """
+        seed = self._seed()
+        torch.manual_seed(seed + self.processes.rank)  # dropout
         generator = torch.Generator().manual_seed(seed)
         order = self.train_index[torch.randperm(len(self.train_index), generator=generator)]
-        views = torch.Generator().manual_seed(seed + 1 + self.rank)
-        share = settings.batch // self.world
-        self.objective.train()
-        total = torch.zeros((), device=self.device)
-        for step in range(self.steps_per_epoch):
-            self._set_learning_rate(progress, step / self.steps_per_epoch)
-            start = step * settings.batch + self.rank * share
-            total += self._step(order[start : start + share], progress, views)
-            self.images_seen += settings.batch
-            self._show(bar)
-        if self.world > 1:
-            torch.distributed.all_reduce(total)
-        return float(total) / self.steps_per_epoch / self.world  # the epoch's only synchronisation
-
-    def _step(self, index: torch.Tensor, progress: float, generator) -> torch.Tensor:
-        image, target = self.batches.batch(index, progress, generator)
+        order = order[: self.steps_per_epoch * self.settings.batch].view(self.steps_per_epoch, -1)
         warming_up = (
             self.settings.loss.name == 'geometric' and progress < self.settings.geometric_warmup
         )
-        loss = self.objective(image, target, warming_up, self.dtype)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        losses = torch.zeros(len(order), device=self.processes.device)
+        for step, index in enumerate(order):
+            image, target = self.batches.batch(index, progress, generator, self._share())
+            rate = self._learning_rate(progress, step / len(order))
+            losses[step] = self.learner.step(image, target, rate, warming_up)
+            self.images_seen += self.settings.batch
+            self._show(bar)
+        # The epoch's only synchronisation of host, device and processes.
+        losses = self.processes.mean(losses).cpu()
+        self._check(losses, rate)
+        return float(losses.mean())
 
-    def _set_learning_rate(self, progress: float, fraction_of_epoch: float) -> None:
+    def _seed(self) -> int:
+        """Of this epoch: it depends on nothing that happened before."""
+        text = f'{self.settings.seed}/{self.epoch}'
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], 'big')
+
+    def _share(self) -> slice:
+        """The part of each batch that this process takes."""
+        count = self.settings.batch // self.processes.count
+        return slice(self.processes.rank * count, (self.processes.rank + 1) * count)
+
+    def _check(self, losses: torch.Tensor, learning_rate: float) -> None:
+        broken = self.learner.not_finite()
+        if not broken and losses.isfinite().all():
+            return
+        cause = cause_of_divergence(
+            losses,
+            broken,
+            self.cache.world_T_camera[self.train_index.numpy()],
+            [self.sequences[i] for i in self.train_index],
+            learning_rate,
+        )
+        advice = 'start again with a lower --learning-rate'
+        if self.folder and self.epoch:
+            advice = (
+                f'the last good state is kept in {self.folder}, go on from it with --resume and a '
+                'lower --learning-rate'
+            )
+        raise TrainingError(f'training failed in epoch {self.epoch + 1}: {cause}; {advice}')
+
+    def _learning_rate(self, progress: float, fraction_of_epoch: float) -> float:
         settings = self.settings
         if settings.minutes is None:
             progress += fraction_of_epoch / settings.epochs
@@ -300,8 +248,7 @@ class Trainer:
             rate *= 0.5 * (1 + math.cos(math.pi * progress))
         if progress < settings.warmup:
             rate *= max(progress / settings.warmup, 0.01)
-        for group in self.optimizer.param_groups:
-            group['lr'] = rate
+        return rate
 
     def _show(self, bar) -> None:
         rate = self.images_seen / max(self.seconds, 1e-9)
@@ -332,17 +279,18 @@ class Trainer:
             self.run_folder.add(self.history)
         if score < self.best_score:
             self.best_score = score
-            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            state = self.learner.evaluated.state_dict()
+            self.best = {name: tensor.clone() for name, tensor in state.items()}
 
     def predict(self, index: np.ndarray) -> np.ndarray:
-        """Poses (N, 4, 4) of cached images in evaluation mode."""
-        self.network.eval()
+        """Poses (N, 4, 4) of cached images by the network as it is now, in evaluation mode."""
         poses = []
-        with torch.inference_mode(), _autocast(self.device, self.dtype):
-            for start in range(0, len(index), self.settings.batch):
-                image = self.batches.images(index[start : start + self.settings.batch])
-                w_t_c, c_q_w = (x.double().cpu().numpy() for x in self.network(normalize(image)))
-                poses.append(pose_from_network(w_t_c, c_q_w))
+        for start in range(0, len(index), self.settings.batch):
+            image = self.batches.images(index[start : start + self.settings.batch])
+            w_t_c, c_q_w = (
+                x.double().cpu().numpy() for x in self.learner.predict(normalize(image))
+            )
+            poses.append(pose_from_network(w_t_c, c_q_w))
         return np.concatenate(poses)
 
     def _data_key(self) -> str:
@@ -352,8 +300,7 @@ class Trainer:
         return {
             'settings': self.settings.to_dict(),
             'data_key': self._data_key(),
-            'objective': _plain(self.objective).state_dict(),
-            'optimizer': self.optimizer.state_dict(),
+            'learner': self.learner.state_dict(),
             'best': self.best,
             'best_score': self.best_score,
             'history': self.history,
@@ -370,11 +317,10 @@ class Trainer:
         """
         if self.folder is None:
             return
-        state = checkpoint.load(self.folder, self.settings.to_dict(), self._data_key())
+        state = load_checkpoint(self.folder, self.settings.to_dict(), self._data_key())
         if state is None:
             return
-        _plain(self.objective).load_state_dict(state['objective'])
-        self.optimizer.load_state_dict(state['optimizer'])
+        self.learner.load_state_dict(state['learner'])
         self.best, self.best_score = state['best'], state['best_score']
         self.history, self.epoch = state['history'], state['epoch']
         self.images_seen, self.seconds_before = state['images_seen'], state['seconds']
@@ -383,7 +329,8 @@ class Trainer:
     def result(self) -> TrainingResult:
         """The best state and what is known of the run."""
         seconds = self.seconds
-        self.network.load_state_dict(self.best)
+        network = self.learner.evaluated
+        network.load_state_dict(self.best)
         held_out = None
         index = self.held_out_index
         if len(index):
@@ -396,28 +343,13 @@ class Trainer:
             'images': len(self.train_index),
             'images_held_out': len(index),
             'seconds': round(seconds, 1),
-            'device': str(self.device),
-            'precision': str(self.dtype).removeprefix('torch.'),
+            'device': str(self.processes.device),
+            'precision': str(self.learner.dtype).removeprefix('torch.'),
             'history': self.history,
         }
-        network = self.network.cpu().eval()
-        return TrainingResult(network, self.start_backbone, self.history, recipe, held_out)
-
-
-def _plain(objective: nn.Module) -> _Objective:
-    """The objective without the wrapper that averages gradients."""
-    wrapped = isinstance(objective, nn.parallel.DistributedDataParallel)
-    return objective.module if wrapped else objective
-
-
-def _loss(objective: nn.Module):
-    return _plain(objective).loss
-
-
-def _autocast(device: torch.device, dtype: torch.dtype):
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+        return TrainingResult(
+            network.cpu().eval(), self.start_backbone, self.history, recipe, held_out
+        )
 
 
 def _local_device(name: str) -> torch.device:
@@ -425,21 +357,3 @@ def _local_device(name: str) -> torch.device:
     if device.type == 'cuda' and 'LOCAL_RANK' in os.environ:
         return choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
     return device
-
-
-def _training_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != 'auto':
-        return PRECISIONS[name]
-    if device.type == 'cuda':
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # Emulated bf16 is slower than float32: only where the processor has the instructions.
-    has = _cpu_flags() & {'avx512_bf16', 'amx_bf16'}
-    return torch.bfloat16 if has else torch.float32
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next((set(line.split()) for line in file if line.startswith('flags')), set())
-    except OSError:
-        return set()

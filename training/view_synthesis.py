@@ -10,11 +10,14 @@ only rotated, which is an exact homography.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from pose_reloc.camera import Camera
+from pose_reloc.errors import SettingsError
 
 _BEHIND = 1e6  # depth of "nothing here"
 
@@ -31,6 +34,15 @@ class ViewSettings:
     gamma: float = 0.15  # standard deviation of the log gamma
     noise: float = 3.0  # standard deviation of pixel noise, grey levels
     ramp: float = 0.0  # fraction of the run over which all of this grows from zero
+
+    def __post_init__(self):
+        for name in ('sigma_m', 'sigma_rad', 'brightness', 'colour', 'gamma', 'noise', 'ramp'):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(
+                    f'views: {name} must not be negative, got {getattr(self, name)}'
+                )
+        if self.sources < 1:
+            raise SettingsError(f'views: sources must be at least 1, got {self.sources}')
 
     def at(self, progress: float) -> ViewSettings:
         """These settings as they are at a fraction `progress` of the run."""
@@ -103,27 +115,43 @@ def render_views(
     return colour, seen
 
 
-def change_light(image_B3HW: torch.Tensor, settings: ViewSettings, generator) -> torch.Tensor:
-    """Random exposure, white balance, gamma and noise; images in [0, 255]. Geometry is kept."""
-    B, device = len(image_B3HW), image_B3HW.device
+class Light(NamedTuple):
+    """How the light of B images changes; see `change_light`."""
+
+    gain_B3: torch.Tensor
+    gamma_B: torch.Tensor
+    noise: float  # standard deviation, grey levels
+    noise_seed_B: torch.Tensor
+
+    def __getitem__(self, part: slice) -> Light:
+        """Of a part of the images."""
+        return Light(self.gain_B3[part], self.gamma_B[part], self.noise, self.noise_seed_B[part])
+
+
+def sample_light(count: int, settings: ViewSettings, generator) -> Light:
+    """Random exposure, white balance, gamma and noise of `count` images, on the CPU."""
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator).to(device)
+        return torch.randn(*shape, generator=generator)
 
-    gain = torch.exp(normal(B, 1, 1, 1) * settings.brightness)
-    gain = gain * torch.exp(normal(B, 3, 1, 1) * settings.colour)
-    gamma = torch.exp(normal(B, 1, 1, 1) * settings.gamma)
-    image = (image_B3HW / 255).clamp(1e-4, 1).pow(gamma) * gain * 255
-    if settings.noise:
-        noise = torch.empty_like(image).normal_(generator=_on(device, generator))
-        image = image + noise * settings.noise
-    return image.clamp(0, 255)
+    gain = torch.exp(normal(count, 1) * settings.brightness + normal(count, 3) * settings.colour)
+    gamma = torch.exp(normal(count) * settings.gamma)
+    seeds = torch.randint(2**31, (count,), generator=generator)
+    return Light(gain, gamma, settings.noise, seeds)
 
 
-def _on(device, generator):
-    """A generator of that device that continues the stream of a CPU generator."""
-    seed = int(torch.randint(2**31, (), generator=generator))
-    return torch.Generator(device).manual_seed(seed)
+def change_light(image_B3HW: torch.Tensor, light: Light) -> torch.Tensor:
+    """Images in [0, 255] in another light. Geometry is kept."""
+    device = image_B3HW.device
+    gain, gamma = light.gain_B3[..., None, None], light.gamma_B[:, None, None, None]
+    image = (image_B3HW / 255).clamp_(1e-4, 1).pow_(gamma.to(device)).mul_(gain.to(device) * 255)
+    if light.noise:
+        noise = torch.empty_like(image)
+        generator = torch.Generator(device)
+        for one, seed in zip(noise, light.noise_seed_B.tolist(), strict=True):
+            one.normal_(generator=generator.manual_seed(seed))
+        image.add_(noise, alpha=light.noise)
+    return image.clamp_(0, 255)
 
 
 def _skew(w_B3: torch.Tensor) -> torch.Tensor:
@@ -152,33 +180,45 @@ def _splat(depth_BShw: torch.Tensor, view_T_source_BS44: torch.Tensor, camera: C
     x, y, z = points.transpose(1, 2).flatten(2).unbind(1)  # each (B, S*h*w)
     near = z > 0.05
     safe = z.clamp(min=0.05)
-    u, v = x / safe * c.fx + c.cx, y / safe * c.fy + c.cy
+    left = torch.floor(x / safe * c.fx + c.cx).long()
+    top = torch.floor(y / safe * c.fy + c.cy).long()
     buffer = torch.full((B, h * w), _BEHIND, device=z.device)
     # Each point covers the four pixels around it: a view from closer by has no cracks.
-    for du in (0, 1):
-        for dv in (0, 1):
-            ui, vi = (torch.floor(u) + du).long(), (torch.floor(v) + dv).long()
+    for ui in (left, left + 1):
+        for vi in (top, top + 1):
             inside = near & (ui >= 0) & (ui < w) & (vi >= 0) & (vi < h)
             index = torch.where(inside, vi * w + ui, 0)
             buffer.scatter_reduce_(1, index, torch.where(inside, z, _BEHIND), 'amin')
-    buffer = buffer.view(B, 1, h, w)
+    # Background fills a hole: what is newly seen beside an edge lies behind it.
+    known = torch.where(buffer >= _BEHIND, 0.0, buffer).view(B, h, w)
     for _ in range(6):
-        empty = buffer >= _BEHIND
-        # Background fills a hole: what is newly seen beside an edge lies behind it.
-        known = torch.where(empty, 0.0, buffer)
-        grown = F.max_pool2d(known, 5, 1, 2)
-        buffer = torch.where(empty & (grown > 0), grown, buffer)
-    far = torch.where(buffer >= _BEHIND, 0.0, buffer).amax((1, 2, 3), keepdim=True).clamp(min=0.1)
-    return torch.where(buffer >= _BEHIND, far, buffer)[:, 0]
+        known = torch.where(known > 0, known, _largest_within(known, 2))
+    far = known.amax((1, 2), keepdim=True).clamp(min=0.1)
+    return torch.where(known > 0, known, far)
+
+
+def _largest_within(x_Bhw: torch.Tensor, radius: int) -> torch.Tensor:
+    """Maximum of values >= 0 over the square around each pixel; faster than max_pool2d on a CPU."""
+    _, h, w = x_Bhw.shape
+    x = F.pad(x_Bhw, (radius,) * 4)
+    x = reduce(torch.maximum, (x[:, k : k + h] for k in range(2 * radius + 1)))
+    return reduce(torch.maximum, (x[..., k : k + w] for k in range(2 * radius + 1)))
 
 
 def _look_up(points_B3P, source_T_view_B44, camera: Camera, H: int, W: int):
     """Where view points fall in a source: grid for grid_sample, depth there, and visibility."""
-    p = source_T_view_B44[:, :3, :3] @ points_B3P + source_T_view_B44[:, :3, 3:]
-    z = p[:, 2].clamp(min=1e-3)
-    u = p[:, 0] / z * camera.fx + camera.cx
-    v = p[:, 1] / z * camera.fy + camera.cy
-    inside = (p[:, 2] > 0.05) & (u > -0.5) & (u < W - 0.5) & (v > -0.5) & (v < H - 0.5)
-    # grid_sample without align_corners puts the centre of pixel u at (2 u + 1) / W - 1.
-    grid = torch.stack([(2 * u + 1) / W - 1, (2 * v + 1) / H - 1], -1)
-    return grid.view(-1, H, W, 2).clamp(-4, 4), z.view(-1, H, W), inside.view(-1, H, W)
+    # grid_sample without align_corners spans the image, from edge to edge, by [-1, 1].
+    grid_K = source_T_view_B44.new_tensor(
+        [
+            [2 * camera.fx / W, 0, (2 * camera.cx + 1) / W - 1],
+            [0, 2 * camera.fy / H, (2 * camera.cy + 1) / H - 1],
+            [0, 0, 1],
+        ]
+    )
+    grid_T_view = grid_K @ source_T_view_B44[:, :3]
+    p = torch.baddbmm(grid_T_view[..., 3:], grid_T_view[..., :3], points_B3P)
+    z = p[:, 2:]
+    grid = p[:, :2] / z.clamp(min=1e-3)
+    inside = (z[:, 0] > 0.05) & (grid.abs().amax(1) < 1)
+    grid = grid.unflatten(2, (H, W)).permute(0, 2, 3, 1)
+    return grid, z[:, 0].unflatten(1, (H, W)), inside.unflatten(1, (H, W))

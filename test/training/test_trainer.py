@@ -5,17 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from pose_reloc.errors import SettingsError, TrainingError, WeightsError
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.relocalizer import Relocalizer
 from pose_reloc.scene import SceneModel
+from training.batches import Batches
 from training.build import build_scene
 from training.cache import CacheSettings, build_cache
 from training.datasets import open_dataset
 from training.evaluate import evaluate
+from training.held_out import held_out_blocks
 from training.settings import TrainSettings, load_preset
-from training.trainer import held_out_blocks, train
+from training.trainer import Trainer, train
 from training.view_synthesis import ViewSettings
 
 SMALL = TrainSettings(
@@ -151,3 +154,70 @@ def test_retrieval_finds_the_training_images_themselves(dataset):
     built = build_scene(dataset, replace(SMALL, epochs=1), 'room', '')
     summary = evaluate(Relocalizer(built.scene, 'cpu'), dataset.train[:6]).summary()
     assert summary['baselines']['retrieval']['median_position_m'] == 0.0
+
+
+@pytest.mark.parametrize('views', [None, ViewSettings(sources=2)])
+def test_a_cache_on_the_device_gives_the_same_batches(cache, views):
+    """The code that keeps all images on a GPU, here on the CPU."""
+    index, found = torch.tensor([3, 0, 17, 5]), []
+    for resident in (False, True):
+        batches = Batches(cache, torch.device('cpu'), views, resident)
+        found.append(batches.batch(index, 1.0, torch.Generator().manual_seed(2)))
+    (image, target), (again, target_again) = found
+    assert torch.equal(image, again)
+    assert image.shape == (4, 3, 48, 64)
+    for one, other in zip(target, target_again, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_shares_of_a_batch_are_the_batch(cache):
+    """What two processes draw together is what one draws alone."""
+    batches = Batches(cache, torch.device('cpu'), ViewSettings(sources=3))
+    index = torch.tensor([3, 0, 17, 5, 9, 22])
+    shares = (slice(None), slice(0, 3), slice(3, 6))
+    whole, first, second = (
+        batches.batch(index, 1.0, torch.Generator().manual_seed(2), share) for share in shares
+    )
+    torch.testing.assert_close(torch.cat([first[0], second[0]]), whole[0])
+    for parts in zip(whole[1], first[1], second[1], strict=True):
+        torch.testing.assert_close(torch.cat(parts[1:]), parts[0])
+
+
+def test_a_run_in_minutes_ends_validated(cache, sequences):
+    settings = replace(SMALL, minutes=0.03, epochs=1, validate_every=10**6)
+    result = train(cache, sequences, settings)
+    assert [row['epoch'] for row in result.history] == [result.recipe['epochs']]
+
+
+def test_a_finished_run_resumes_to_its_result_and_can_be_prolonged(cache, sequences, tmp_path):
+    settings = replace(SMALL, epochs=2)
+    first = train(cache, sequences, settings, tmp_path)
+    again = train(cache, sequences, settings, tmp_path, resume=True)
+    assert again.history == first.history
+    longer = train(cache, sequences, replace(settings, epochs=4), tmp_path, resume=True)
+    assert longer.recipe['epochs'] == 4 and longer.history[: len(first.history)] == first.history
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], tensor)
+
+
+def test_no_tensor_is_read_back_within_an_epoch(cache, sequences, monkeypatch):
+    """On a GPU each such read would wait for all that was computed so far."""
+    trainer = Trainer(cache, sequences, replace(SMALL, views=ViewSettings(), ema=0.9))
+    reads = []
+    for name in ('item', '__bool__', '__float__', 'cpu', 'nonzero'):
+        method = getattr(torch.Tensor, name)
+
+        def counted(tensor, *args, method=method, name=name):
+            reads.append(name)
+            return method(tensor, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    counts = []
+    with tqdm(disable=True) as bar:
+        for steps in (1, 4):
+            trainer.train_index = trainer.train_index[: steps * SMALL.batch]
+            reads.clear()
+            trainer._one_epoch(0.5, bar)
+            counts.append(sorted(reads))
+            trainer.train_index = torch.arange(40)
+    assert counts[0] == counts[1]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from pose_reloc.errors import SettingsError
+from pose_reloc.errors import DatasetError, SettingsError
 from training.commands.arguments import add_dataset_arguments, open_from
-from training.settings import TrainSettings, load_preset
+from training.commands.map import landmark_summary
+from training.processes import leads
+from training.settings import TrainSettings, load_preset, parse_assignments
 
 HELP = 'Trains a scene model on the training split of a dataset and writes one scene file.'
 EXAMPLES = """\
@@ -18,6 +18,8 @@ EXAMPLES = """\
   pose_reloc train --dataset 7scenes --path chess --out chess.scene --preset paper --device cuda
   pose_reloc train --dataset 7scenes --path chess --out chess.scene \\
       --backbone-weights mobilenet_v2.pth
+  pose_reloc train --dataset 7scenes --path chess --out chess.scene \\
+      --loss posenet --set loss.beta=250 --set network.rotation=6d --set views.sigma_m=0.3
   pose_reloc train --dataset 7scenes --path chess --out chess.scene --resume
   torchrun --nproc_per_node=4 -m pose_reloc.cli train --dataset 7scenes ...
 """
@@ -51,62 +53,73 @@ def add_arguments(parser) -> None:
     parser.add_argument('--learning-rate', type=float)
     parser.add_argument('--device', help='auto (default), cpu, cuda, cuda:1')
     parser.add_argument('--precision', help='auto (default), float32, bfloat16, float16')
+    parser.add_argument('--compile', help='torch.compile: auto (default), on, off')
     parser.add_argument('--seed', type=int)
     parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='KEY=VALUE',
+        help='any other setting of the preset, such as loss.beta=250; may be given several times',
+    )
+    parser.add_argument(
         '--run', metavar='DIR', help='checkpoints, metrics, curves, TensorBoard (default: OUT.run)'
+    )
+    parser.add_argument(
+        '--no-map', action='store_true', help='no landmarks: poses stay those of the regressor'
     )
     parser.add_argument('--resume', action='store_true', help='continue the run of that folder')
     parser.add_argument('--name', help='name of the scene (default: the name of --out)')
 
 
+# The setting that each option stands for.
+_OPTIONS = {
+    'minutes': 'minutes',
+    'epochs': 'epochs',
+    'loss': 'loss.name',
+    'depth_range': 'loss.depth_range',
+    'backbone': 'network.backbone',
+    'backbone_weights': 'backbone_weights',
+    'short_side': 'short_side',
+    'batch': 'batch',
+    'learning_rate': 'learning_rate',
+    'device': 'device',
+    'precision': 'precision',
+    'compile': 'compile',
+    'seed': 'seed',
+}
+
+
 def settings_from(args) -> TrainSettings:
     """The preset with the changes that the command line asks for."""
-    settings = load_preset(args.preset)
     if args.epochs is not None and args.minutes is not None:
         raise SettingsError('give --epochs or --minutes, not both')
-    changes = {
-        name: getattr(args, name)
-        for name in (
-            'minutes',
-            'epochs',
-            'backbone_weights',
-            'short_side',
-            'batch',
-            'learning_rate',
-            'device',
-            'seed',
-        )  # fmt: skip
-        if getattr(args, name) is not None
-    }
+    values = parse_assignments(args.set)
     if args.epochs is not None:
-        changes['minutes'] = None
-    if args.backbone:
-        changes['network'] = replace(settings.network, backbone=args.backbone)
-    loss = {}
-    if args.loss:
-        loss['name'] = args.loss
-    if args.depth_range:
-        loss['depth_range'] = tuple(args.depth_range)
-    if loss:
-        changes['loss'] = replace(settings.loss, **loss)
-    return settings.changed(**changes)
+        values['minutes'] = None
+    for option, setting in _OPTIONS.items():
+        if getattr(args, option) is not None:
+            values[setting] = getattr(args, option)
+    return load_preset(args.preset).with_values(values)
 
 
 def run(args) -> int:
     """Trains and writes the scene file."""
-    from training.build import build_scene
+    from training.build import build_scene, with_landmarks
+    from training.mapping import MappingSettings
 
     out = Path(args.out).expanduser()
     if not out.parent.is_dir():
         raise SettingsError(f'the folder {out.parent} of --out does not exist; create it first')
     settings = settings_from(args)
     dataset = open_from(args)
-    for warning in dataset.warnings:
-        print(f'note: {warning}')
-    print(
-        f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
-        f'{settings.loss.name} loss, {_budget(settings)}'
-    )
+    if leads():
+        for warning in dataset.warnings:
+            print(f'note: {warning}')
+        print(
+            f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
+            f'{settings.loss.name} loss, {_budget(settings)}'
+        )
     folder = Path(args.run).expanduser() if args.run else out.with_suffix(f'{out.suffix}.run')
     name, command = args.name or out.stem, ' '.join(sys.argv[1:])
     try:
@@ -114,10 +127,17 @@ def run(args) -> int:
     except KeyboardInterrupt:
         print(f'\nstopped; the same command with --resume goes on from {folder}', file=sys.stderr)
         raise
-    if int(os.environ.get('RANK', 0)) != 0:
+    if built is None:
         return 0
-    built.scene.save(out)
-    recipe = built.result.recipe
+    scene, recipe = built.scene, built.result.recipe
+    scene.save(out)  # before mapping, which may be interrupted
+    if not args.no_map:
+        try:
+            scene = with_landmarks(scene, dataset.train, MappingSettings())
+            scene.save(out)
+            print(landmark_summary(scene))
+        except DatasetError as error:
+            print(f'note: the scene has no landmarks, poses stay those of the regressor: {error}')
     print(
         f'wrote {out} ({out.stat().st_size / 1e6:.1f} MB): {recipe["epochs"]} epochs in '
         f'{recipe["seconds"] / 60:.1f} min, {recipe["images_per_second"]:.0f} images/s on '

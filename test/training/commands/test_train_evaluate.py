@@ -14,6 +14,7 @@ short_side: 48
 epochs: 3
 batch: 8
 learning_rate: 0.001
+normalize_translation: true
 validate_every: 1
 precision: float32
 views: {sources: 2}
@@ -80,9 +81,6 @@ def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, 
         return one_epoch(self, *args)
 
     monkeypatch.setattr(Trainer, '_one_epoch', interrupted)
-    # Every epoch is saved here, however short it is.
-    never = property(lambda self: 0.0, lambda self, value: None)
-    monkeypatch.setattr(Trainer, 'next_checkpoint', never, raising=False)
     assert main(['train', *where, '--out', str(stopped)]) == 130
     assert not stopped.exists()
     monkeypatch.setattr(Trainer, '_one_epoch', one_epoch)
@@ -97,8 +95,8 @@ def test_resume_with_other_settings_names_the_difference(room, preset, tmp_path,
     where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset]
     out = ['--out', str(tmp_path / 'a.scene')]
     assert main(['train', *where, *out]) == 0
-    assert main(['train', *where, *out, '--resume', '--learning-rate', '0.01']) == 2
-    assert 'learning_rate' in capsys.readouterr().err
+    assert main(['train', *where, *out, '--resume', '--batch', '4']) == 2
+    assert 'began with batch=8, now it is 4' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
