@@ -2,6 +2,7 @@
 VENV := .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 export PYTHON
 
 # What a sourced ROS distribution leaves in the shell would shadow the ROS 2 wheels of .venv.
@@ -16,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint clean
+.PHONY: help env demo test lint bench clean
 
 help:  ## say what can be made
 	@echo 'pose_reloc: camera relocalization for ROS 2'
@@ -25,6 +26,7 @@ help:  ## say what can be made
 	@echo
 	@echo 'make env PYTHON=/path/to/python3.11   chooses the interpreter'
 	@echo 'make test PYTEST_ARGS="-k geometry"   passes options to pytest'
+	@echo 'make bench BENCH_ARGS="--quick"         passes options to pose_reloc bench'
 
 env: $(VENV)/.built  ## build the environment in .venv: once, 2 to 6 minutes, 7 GB
 
@@ -38,8 +40,11 @@ lint: env  ## check style and format (fix: .venv/bin/ruff check --fix . ; .venv/
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
-clean:  ## remove what demo, test and colcon wrote; .venv stays (remove it: rm -rf .venv)
-	rm -rf demo build install log dist *.egg-info .pytest_cache .ruff_cache
+bench: env  ## measure speed and memory on this machine: half an hour; writes bench/bench.md
+	@$(VENV)/bin/pose_reloc bench $(BENCH_ARGS)
+
+clean:  ## remove what demo, test, bench and colcon wrote; .venv stays (remove it: rm -rf .venv)
+	rm -rf bench demo build install log dist *.egg-info .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(VENV)/.built: environment/build.sh environment/constraints.txt environment/tf2_msgs.py setup.py

@@ -184,20 +184,21 @@ class Refiner:
         settings = self.settings
         uv = query.uv[matches.query]
         points = self.landmarks.points[matches.landmark].astype(np.float64)
-        initial = _poselib_pose(pose)
-        found, _ = poselib.refine_absolute_pose(
-            uv,
-            points,
-            initial,
-            query.camera_dict,
-            {'loss_type': 'CAUCHY', 'loss_scale': settings.loss_px * query.pixel},
-        )
-        camera_T_world = np.eye(4)
-        camera_T_world[:3] = found.Rt
-        pose = invert_pose(camera_T_world)
-        covariance, error = pnp_covariance(
-            uv, points, pose, query.camera, settings.loss_px * query.pixel
-        )
+        scale = settings.loss_px * query.pixel
+        for _ in range(2):
+            found, _ = poselib.refine_absolute_pose(
+                uv,
+                points,
+                _poselib_pose(pose),
+                query.camera_dict,
+                {'loss_type': 'CAUCHY', 'loss_scale': scale},
+            )
+            camera_T_world = np.eye(4)
+            camera_T_world[:3] = found.Rt
+            pose = invert_pose(camera_T_world)
+            covariance, error = pnp_covariance(uv, points, pose, query.camera, scale)
+            # A precise map deserves a tighter loss: three times the typical error of its matches.
+            scale = min(scale, max(3 * robust_sigma(error, scale), 0.5))
         return pose, covariance, error <= settings.max_error_px * query.pixel
 
 
@@ -239,11 +240,16 @@ def pnp_covariance(uv_N2, points_N3, world_T_camera, camera: Camera, scale_px: f
     moved_N23 = -project_N23 @ R.T
     J_N26 = np.concatenate([moved_N23, np.cross(offset_N3[:, None], moved_N23)], axis=2)
     information = np.einsum('nij,nik,n->jk', J_N26, J_N26, weight)
-    inside = error < 3 * scale_px
-    # Median of a 2D Gaussian's length is 1.177 sigma.
-    sigma = np.median(error[inside]) / 1.177 if inside.any() else scale_px
-    covariance = np.linalg.inv(information + 1e-9 * np.eye(6)) * max(sigma, 0.1) ** 2
+    sigma = max(robust_sigma(error, scale_px), 0.1)
+    covariance = np.linalg.inv(information + 1e-9 * np.eye(6)) * sigma**2
     return (covariance + covariance.T) / 2, error
+
+
+def robust_sigma(error_N: np.ndarray, scale_px: float) -> float:
+    """Standard deviation along one axis of the reprojection errors that are no outliers, pixels."""
+    inside = error_N < 3 * scale_px
+    # The median length of a 2D Gaussian is 1.177 sigma.
+    return float(np.median(error_N[inside])) / 1.177 if inside.any() else scale_px
 
 
 class _Query:

@@ -75,7 +75,6 @@ class Observations:
         project_M23 = np.zeros((len(z), 2, 3))
         project_M23[:, [0, 1], [0, 1]] = scale
         project_M23[:, :, 2] = -scale * local_M3[:, :2] / z[:, None]
-        project_M23[local_M3[:, 2] < _NEAR] = 0
         return np.einsum('mij,mkj->mik', project_M23, world_T_camera_N44[self.image, :3, :3])
 
 
