@@ -34,7 +34,7 @@ _BASE_T_CAMERA = pose_matrix(
     ),
     [0.2, 0.0, 1.2],
 )
-_FRAME_RATE_HZ = 15
+_FRAME_RATE_HZ = 5
 _FIRST_STAMP = 1_700_000_000_000_000_000  # any; fixed, so that the bag is the same every time
 
 
