@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 
 from pose_reloc.camera import Camera
 from pose_reloc.drift import DriftField
@@ -74,6 +75,7 @@ class LandmarkMap:
             np.linspace(a, b - 1, _SAMPLES).astype(int)
             for a, b in zip(starts[:-1], starts[1:], strict=True)
         ]
+        object.__setattr__(self, '_vlad_KF', torch.from_numpy(self.vlad.astype(np.float32)))
         # Landmarks are sorted by strength, so that evenly spaced ones are a fair sample.
         object.__setattr__(self, '_sampled_KS3', self.points[np.array(sampled)].astype(np.float64))
 
@@ -100,8 +102,8 @@ class LandmarkMap:
 
     def alike(self, vlad_F: np.ndarray, count: int) -> np.ndarray:
         """Keyframes whose global descriptor is most alike, best first."""
-        similarity = self.vlad @ vlad_F.astype(np.float16)
-        return np.argsort(-similarity, kind='stable')[:count]
+        similarity = self._vlad_KF @ torch.from_numpy(vlad_F)
+        return np.argsort(-similarity.numpy(), kind='stable')[:count]
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """The arrays as they are stored in a scene file."""
@@ -145,11 +147,12 @@ def global_descriptor(descriptors_N128: np.ndarray, vocabulary_V128: np.ndarray)
     V = len(vocabulary_V128)
     if len(descriptors_N128) == 0:
         return np.zeros(V * 128, dtype=np.float32)
-    d_N128 = descriptors_N128.astype(np.float32) / np.float32(DESCRIPTOR_SCALE)
+    # torch, because the threads of numpy's BLAS wait for each other on a busy processor.
+    d_N128 = torch.from_numpy(descriptors_N128).float() / DESCRIPTOR_SCALE
+    words_V128 = torch.from_numpy(vocabulary_V128)
     # Descriptors and words have unit length: the nearest word has the largest product.
-    word_N = (d_N128 @ vocabulary_V128.T).argmax(axis=1)
-    member_VN = (word_N == np.arange(V)[:, None]).astype(np.float32)
-    sums = member_VN @ d_N128 - member_VN.sum(axis=1, keepdims=True) * vocabulary_V128
-    sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    flat = sums.ravel()
-    return flat / max(float(np.linalg.norm(flat)), 1e-9)
+    word_N = (d_N128 @ words_V128.T).argmax(dim=1)
+    member_VN = (word_N == torch.arange(V)[:, None]).float()
+    sums = member_VN @ d_N128 - member_VN.sum(dim=1, keepdim=True) * words_V128
+    sums = torch.nn.functional.normalize(sums, dim=1, eps=1e-9).ravel()
+    return torch.nn.functional.normalize(sums, dim=0, eps=1e-9).numpy()
