@@ -15,6 +15,7 @@ class GateSettings:
 
     min_brightness: float = 6.0  # mean grey level (0..255) below which an image is too dark
     min_contrast: float = 3.0  # standard deviation of the grey levels below which it is empty
+    min_sharpness: float = 0.05  # see `sharpness`; a Gaussian blur of 1 % of the width has 0.05
     max_distance_m: float = 3.0  # from the nearest training camera; beyond lies unmapped space
     max_prior_distance: float = 5.0  # Mahalanobis distance from the prior, if there is one
     max_sigma_m: float = 2.0  # largest standard deviation of the position that is worth publishing
@@ -31,6 +32,33 @@ def image_reasons(image_HW3: np.ndarray, settings: GateSettings) -> list[str]:
     return reasons
 
 
+def unrefined_reasons(
+    image_HW3: np.ndarray, likeness: float, least_likeness: float, settings: GateSettings
+) -> list[str]:
+    """Why a regressed pose cannot be believed where no landmarks were found; empty if it can.
+
+    A regressor answers every image with a pose inside the scene, so that the pose itself proves
+    nothing: the image must look like one of the scene.
+
+    Args:
+        image_HW3: uint8 RGB, the network's input.
+        likeness: to the most similar keyframe.
+        least_likeness: of images of this scene, see `scene.Calibration`.
+        settings: see GateSettings.
+    """
+    if sharpness(image_HW3) < settings.min_sharpness:
+        return ['blurred']
+    return ['unfamiliar'] if likeness < least_likeness else []
+
+
+def sharpness(image_HW3: np.ndarray) -> float:
+    """Mean absolute Laplacian of the grey levels over their standard deviation."""
+    grey = image_HW3.mean(axis=2)
+    inner = grey[1:-1, 1:-1]
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float(np.abs(around - 4 * inner).mean() / max(grey.std(), 1e-6))
+
+
 def estimate_reasons(
     world_T_camera,
     covariance_66,
@@ -38,18 +66,22 @@ def estimate_reasons(
     prior_covariance_66,
     settings: GateSettings,
 ) -> list[str]:
-    """Why an estimate is too vague, or contradicts a prior (None: there is none); empty if not.
-
-    The distance from the prior is that of two Gaussians: the covariances add up.
-    """
+    """Why an estimate is too vague, or contradicts a prior (None: there is none); empty if not."""
     if np.sqrt(np.linalg.eigvalsh(covariance_66[:3, :3])[-1]) > settings.max_sigma_m:
         return ['too_vague']
     if prior_world_T_camera is not None:
-        residual = pose_residual(prior_world_T_camera, world_T_camera)
-        total = covariance_66 + prior_covariance_66
-        if np.sqrt(residual @ np.linalg.solve(total, residual)) > settings.max_prior_distance:
+        distance = mahalanobis(
+            prior_world_T_camera, prior_covariance_66, world_T_camera, covariance_66
+        )
+        if distance > settings.max_prior_distance:
             return ['contradicts_prior']
     return []
+
+
+def mahalanobis(a_world_T_camera, a_covariance_66, b_world_T_camera, b_covariance_66) -> float:
+    """Distance of two independent estimates (4, 4) of one pose: the covariances (6, 6) add up."""
+    residual = pose_residual(a_world_T_camera, b_world_T_camera)
+    return float(np.sqrt(residual @ np.linalg.solve(a_covariance_66 + b_covariance_66, residual)))
 
 
 def pose_reasons(world_T_camera, train_world_T_camera_N44, settings: GateSettings) -> list[str]:

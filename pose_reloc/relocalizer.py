@@ -71,7 +71,8 @@ class PoseEstimate:
         covariance_66: (6, 6) of `geometry.pose_residual`: (x, y, z, rotX, rotY, rotZ) along the
             fixed axes of the scene's world.
         inliers: landmarks that the pose explains; 0 unless REFINED.
-        reasons: names of the gates that refused; empty unless LOST.
+        reasons: why it is no better: of LOST the gates that refused; of COARSE 'too_few_inliers'
+            where the scene has landmarks; none otherwise.
         timings: seconds by stage: 'preprocess', 'infer', 'refine', 'total'.
         regressed_world_T_camera: what the network alone answered (4, 4); None when it was not asked
             or its answer was not finite.
@@ -207,23 +208,29 @@ class Relocalizer:
                 covariance = header.calibration.refined_scale * (found.covariance_66 + spread)
                 covariance += _LEAST_COVARIANCE
                 timings |= {f'refine.{name}': t for name, t in found.timings.items()}
-            elif likeness < header.calibration.least_likeness:
-                reasons.append('unfamiliar')
+            else:
+                reasons += gates.unrefined_reasons(
+                    small, likeness, header.calibration.least_likeness, self.gate_settings
+                )
         timings['refine'] = time.perf_counter() - start - timings['preprocess'] - timings['infer']
         reasons += gates.pose_reasons(pose, self.scene.train_world_T_camera, self.gate_settings)
         if not reasons:
             believed = (prior.world_T_camera, prior.covariance_66) if prior else (None, None)
             reasons += gates.estimate_reasons(pose, covariance, *believed, self.gate_settings)
+        if reasons:
+            status, inliers, matches = Status.LOST, 0, None
+        elif self._refiner and status is Status.COARSE:
+            reasons.append('too_few_inliers')
         timings['total'] = time.perf_counter() - start
         return PoseEstimate(
-            Status.LOST if reasons else status,
+            status,
             pose,
             covariance,
-            0 if reasons else inliers,
+            inliers,
             tuple(reasons),
             timings,
             regressed if np.isfinite(regressed).all() else None,
-            None if reasons else matches,
+            matches,
             likeness,
         )
 

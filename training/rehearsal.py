@@ -44,7 +44,9 @@ class Rehearsal:
         scale = _CAUTIOUS_SCALE
         if len(self.nees) >= _FEWEST:
             scale = max(self.nees.mean() / 6, np.quantile(self.nees, 0.9) / chi2.ppf(0.9, df=6))
-        least = 0.8 * float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
+        # Only images without enough inliers are held against it. A bound below the quantile lets
+        # images of other rooms pass: they resemble a keyframe 0.94 times as much.
+        least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
         return Calibration(max(float(scale), 0.05), least)
 
     def summary(self) -> dict:

@@ -1,0 +1,107 @@
+"""The gates, one by one, and the refusal of what is not of the scene."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from pose_reloc.gates import (
+    GateSettings,
+    estimate_reasons,
+    image_reasons,
+    mahalanobis,
+    pose_reasons,
+    sharpness,
+    unrefined_reasons,
+)
+from pose_reloc.geometry import perturb_pose
+from pose_reloc.relocalizer import Relocalizer, Status
+from pose_reloc.scene import Calibration
+from training.datasets import open_dataset
+from training.datasets.room.room import Room
+from training.datasets.synthetic import LIGHTS, camera_of, SyntheticSettings
+from training.mapping import MappingSettings, build_landmarks
+
+SETTINGS = GateSettings()
+
+
+def image_of(mean, spread):
+    pattern = np.where(np.indices((60, 80)).sum(axis=0) % 2, mean + spread, mean - spread)
+    return np.repeat(pattern[..., None], 3, axis=2).astype(np.uint8)
+
+
+def test_dark_and_empty_images_are_named():
+    assert image_reasons(image_of(4, 4), SETTINGS) == ['too_dark']
+    assert image_reasons(image_of(200, 2), SETTINGS) == ['empty']
+    assert image_reasons(image_of(200, 4), SETTINGS) == []
+    assert image_reasons(image_of(200, 2), replace(SETTINGS, min_contrast=1.0)) == []
+
+
+def test_sharpness_of_a_checkerboard_of_pixels_is_eight():
+    # Every pixel differs from its four neighbours by 2 standard deviations.
+    assert sharpness(image_of(100, 20)) == pytest.approx(8.0)
+
+
+def test_sharpness_does_not_depend_on_the_contrast_and_falls_with_blur():
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3)).astype(np.uint8), (0, 0), 1.0)
+    assert sharpness(image // 2) == pytest.approx(sharpness(image), rel=0.05)
+    values = [sharpness(cv2.GaussianBlur(image, (0, 0), s)) for s in (0.5, 1, 2, 4)]
+    assert (np.diff(values) < 0).all()
+
+
+def test_without_landmarks_found_an_image_must_be_sharp_and_familiar():
+    sharp, flat = image_of(100, 20), np.full((60, 80, 3), 100, np.uint8)
+    assert unrefined_reasons(sharp, 0.41, 0.4, SETTINGS) == []
+    assert unrefined_reasons(sharp, 0.39, 0.4, SETTINGS) == ['unfamiliar']
+    assert unrefined_reasons(flat, 0.41, 0.4, SETTINGS) == ['blurred']
+
+
+def test_vague_estimates_and_contradicted_priors_are_named():
+    pose, small = np.eye(4), np.diag([0.01] * 6)
+    vague = np.diag([0.01, 4.1, 0.01, 0.01, 0.01, 0.01])
+    assert estimate_reasons(pose, small, None, None, SETTINGS) == []
+    assert estimate_reasons(pose, vague, None, None, SETTINGS) == ['too_vague']
+    # sigma of the difference: sqrt(0.01 + 0.01) = 0.1414 m; the bound is 5 of them.
+    for metres, reasons in ((0.70, []), (0.72, ['contradicts_prior'])):
+        prior = perturb_pose(pose, [metres, 0, 0, 0, 0, 0])
+        assert estimate_reasons(pose, small, prior, small, SETTINGS) == reasons
+
+
+def test_mahalanobis_of_two_estimates_of_one_pose_is_chi_square():
+    rng = np.random.default_rng(3)
+    A = np.diag([0.04, 0.01, 0.02, 0.001, 0.002, 0.003])
+    B = 2 * A
+    count = 2000
+    truth = perturb_pose(np.eye(4), [1, 2, 3, 0.5, -0.2, 1.0])
+    a, b = (
+        perturb_pose(np.tile(truth, (count, 1, 1)), rng.multivariate_normal(np.zeros(6), C, count))
+        for C in (A, B)
+    )
+    squared = [mahalanobis(x, A, y, B) ** 2 for x, y in zip(a, b, strict=True)]
+    assert np.mean(squared) == pytest.approx(6, abs=0.3)  # standard error 0.08
+
+
+def test_unmapped_space_is_named():
+    train = np.tile(np.eye(4), (3, 1, 1))
+    for metres, reasons in ((2.9, []), (3.1, ['outside_map'])):
+        pose = perturb_pose(np.eye(4), [0, 0, metres, 0, 0, 0])
+        assert pose_reasons(pose, train, SETTINGS) == reasons
+
+
+@pytest.fixture(scope='module')
+def relocalizer(room, request):
+    """Landmarks of the room behind a network that always answers with a pose inside of it."""
+    from conftest import make_tiny_scene
+
+    samples = open_dataset('7scenes', room).train
+    poses = np.array([sample.world_T_camera for sample in samples])
+    scene = make_tiny_scene()
+    scene.weights['head.5.bias'][:3] = poses[0, :3, 3]
+    camera = samples[0].camera
+    header = replace(scene.header, camera=camera, network_camera=camera.scaled(320, 240))
+    landmarks = build_landmarks(samples, MappingSettings())
+    return Relocalizer(
+        replace(scene, header=header, train_world_T_camera=poses, landmarks=landmarks), 'cpu'
+    )
