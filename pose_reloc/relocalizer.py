@@ -18,12 +18,12 @@ from pose_reloc.geometry import pose_from_network
 from pose_reloc.preprocess import normalize, to_network_image
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import SceneModel
+from pose_reloc.uncertainty import feature_distance
 
 PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-# Of a REFINED pose: 2 mm and 0.03 deg, because no map is better than that and a zero variance would
-# mean infinite trust downstream.
-_LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 4e-6), np.full(3, 2.5e-7)])
+# Of a REFINED pose: 0.1 mm and 0.003 deg. A zero variance would mean infinite trust downstream.
+_LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 1e-8), np.full(3, 2.5e-9)])
 
 
 class Status(str, Enum):
@@ -194,7 +194,10 @@ class Relocalizer:
             return PoseEstimate(
                 Status.LOST, nowhere, covariance, reasons=tuple(reasons), timings=timings
             )
-        regressed = self._regress(small[None])[0]
+        (regressed,), (feature,) = self._regress(small[None])
+        if header.calibration.coarse:
+            distance = feature_distance(feature[None], self.scene.train_features)[0]
+            covariance = header.calibration.coarse.covariance(float(distance))
         timings['infer'] = time.perf_counter() - start - timings['preprocess']
         status, pose, inliers, matches, likeness = Status.COARSE, regressed, 0, None, None
         if self._refiner:
@@ -234,18 +237,21 @@ class Relocalizer:
             likeness,
         )
 
-    def _regress(self, image_BHW3: np.ndarray) -> np.ndarray:
-        """Network images (B, H, W, 3) uint8 to poses (B, 4, 4); NaN where there is none."""
+    def _regress(self, image_BHW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Network images (B, H, W, 3) uint8 to poses (B, 4, 4), NaN where there is none.
+
+        Also the features (B, F) of the backbone.
+        """
         with torch.inference_mode(), self._autocast():
             image = torch.from_numpy(image_BHW3).to(self.device)
-            prediction = self._network(normalize(image))
-            w_t_c, c_q_w = (x.double().cpu().numpy() for x in prediction)
+            features = self._network.features(normalize(image))
+            w_t_c, c_q_w = (x.double().cpu().numpy() for x in self._network.pose(features))
         norm = np.linalg.norm(c_q_w, axis=1)
         good = np.isfinite(w_t_c).all(1) & np.isfinite(norm) & (norm > 1e-6)
         poses = np.full((len(w_t_c), 4, 4), np.nan)
         if good.any():
             poses[good] = pose_from_network(w_t_c[good], c_q_w[good])
-        return poses
+        return poses, features.float().cpu().numpy()
 
     def _autocast(self):
         return torch.autocast(

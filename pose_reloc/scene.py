@@ -17,6 +17,7 @@ import numpy as np
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, SceneError, SettingsError
 from pose_reloc.landmarks import LandmarkMap
+from pose_reloc.uncertainty import CoarseCalibration
 
 FORMAT_VERSION = 2
 _KEY = 'pose_reloc'
@@ -30,10 +31,29 @@ class Calibration:
     Attributes:
         refined_scale: factor on the computed covariance of a REFINED pose.
         least_likeness: an image that resembles no keyframe so much is not of this scene.
+        coarse: of a regressed pose, by its image; None where nothing was held out.
     """
 
     refined_scale: float = 1.0
     least_likeness: float = 0.0
+    coarse: CoarseCalibration | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Calibration:
+        """Inverse of `dataclasses.asdict`.
+
+        Raises:
+            TypeError, ValueError: not a calibration.
+        """
+        values = dict(values)
+        coarse = values.pop('coarse', None)
+        numbers = {name: float(value) for name, value in values.items()}
+        if coarse:
+            coarse = CoarseCalibration(**{name: float(x) for name, x in coarse.items()})
+            numbers |= asdict(coarse)
+        if not all(np.isfinite(x) for x in numbers.values()):
+            raise ValueError('the calibration is not finite')
+        return cls(**{name: numbers[name] for name in values}, coarse=coarse)
 
 
 @dataclass(frozen=True)
@@ -68,10 +88,12 @@ class SceneModel:
         start_backbone: state dict, float16, of the backbone before training: with the next field,
             the retrieval baseline of every evaluation. The robot does not use it.
         start_features: its features (N, F), float16, of the training images; rows of unit length.
-        covariance_66: (6, 6) of a regressed camera pose, measured on held-out frames; axes of the
+        covariance_66: (6, 6) of a regressed camera pose whose image is not known; axes of the
             scene's world, order (x, y, z, rotX, rotY, rotZ).
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
         landmarks: for refinement; None answers with regressed poses only.
+        train_features: of the trained backbone (M, F), float16, rows of unit length, of images it
+            was trained on, for `Calibration.coarse`; None without that.
     """
 
     header: SceneHeader
@@ -82,6 +104,7 @@ class SceneModel:
     covariance_66: np.ndarray
     map_T_scene: np.ndarray = field(default_factory=lambda: np.eye(4))
     landmarks: LandmarkMap | None = None
+    train_features: np.ndarray | None = None
 
     def __post_init__(self):
         N = len(self.train_world_T_camera)
@@ -91,6 +114,11 @@ class SceneModel:
             'covariance_66': (self.covariance_66, (6, 6)),
             'map_T_scene': (self.map_T_scene, (4, 4)),
         }
+        if self.train_features is not None:
+            F = self.start_features.shape[-1]
+            shapes['train_features'] = (self.train_features, (len(self.train_features), F))
+        elif self.header.calibration.coarse:
+            raise SceneError('train_features are missing')
         for name, (array, shape) in shapes.items():
             if array.shape != shape:
                 raise SceneError(f'{name} has shape {array.shape}, expected {shape}')
@@ -132,6 +160,8 @@ class SceneModel:
         if self.landmarks:
             header['features'] = self.landmarks.features.to_dict()
             tensors |= self.landmarks.to_tensors()
+        if self.train_features is not None:
+            tensors['train_features'] = self.train_features
         tensors = {name: np.asarray(array, order='C') for name, array in tensors.items()}
         write_atomically(Path(path), save(tensors, {_KEY: json.dumps(header)}))
 
@@ -199,7 +229,7 @@ def read_header(path: str | Path) -> SceneHeader:
             Camera.from_dict(values['camera']),
             Camera.from_dict(values['network_camera']),
             dict(values['recipe']),
-            Calibration(**{name: float(x) for name, x in values['calibration'].items()}),
+            Calibration.from_dict(values['calibration']),
         )
     except (ValueError, KeyError, TypeError, AttributeError, CameraError) as error:
         raise SceneError(f'scene {path} has a damaged header: {error!r}') from error

@@ -126,16 +126,12 @@ class Tracker:
         return Verdict.REFUSED if self._belief else Verdict.WAITING
 
     def _agree(self, a: PosePrior, b: PosePrior) -> bool:
-        distance = mahalanobis(
-            a.world_T_camera, a.covariance_66, b.world_T_camera, b.covariance_66
-        )
+        distance = mahalanobis(a.world_T_camera, a.covariance_66, b.world_T_camera, b.covariance_66)
         return distance <= self.settings.max_distance
 
     def _carried(self, then: PosePrior, motion: Motion) -> PosePrior:
         R = np.kron(np.eye(2), then.world_T_camera[:3, :3])
-        covariance = propagate_lever_arm(
-            then.covariance_66, then.world_T_camera, motion.then_T_now
-        )
+        covariance = propagate_lever_arm(then.covariance_66, then.world_T_camera, motion.then_T_now)
         covariance = covariance + R @ motion.covariance_66 @ R.T
         least = np.repeat([self.settings.least_m, self.settings.least_rad], 3)
         # The floor is that of one way, however many images were taken on it.

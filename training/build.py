@@ -14,9 +14,10 @@ from pose_reloc import __version__
 from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import pose_residual
 from pose_reloc.network import PoseRegressor
-from pose_reloc.scene import SceneHeader, SceneModel
+from pose_reloc.scene import Calibration, SceneHeader, SceneModel
 from pose_reloc.uncertainty import held_out_covariance
 from training.cache import CacheSettings, TrainingCache, build_cache
+from training.calibration import calibrate_coarse
 from training.datasets import Dataset, Sample
 from training.evaluate import unit_features
 from training.held_out import held_out_blocks
@@ -76,7 +77,15 @@ def build_scene(
         },
         'covariance': 'held-out frames' if result.world_T_camera_held_out else 'training poses',
     }
-    header = SceneHeader(name, settings.network.to_dict(), samples[0].camera, cache.camera, recipe)
+    calibration, train_features = Calibration(), None
+    held_out = held_out_blocks(cache.world_T_camera, sequences, settings.validation)
+    if held_out.any():
+        measured = calibrate_coarse(result.network, cache.images, cache.world_T_camera, held_out)
+        calibration = Calibration(coarse=measured.calibration)
+        train_features = measured.train_features
+    header = SceneHeader(
+        name, settings.network.to_dict(), samples[0].camera, cache.camera, recipe, calibration
+    )
     start = PoseRegressor(settings.network)
     start.backbone.load_state_dict(result.start_backbone)
     start.eval()
@@ -90,6 +99,7 @@ def build_scene(
         {k: _compact(v).numpy() for k, v in start.backbone.state_dict().items()},
         np.concatenate(features),
         _covariance(result, cache),
+        train_features=train_features,
     )
     return BuiltScene(scene, result)
 
@@ -115,7 +125,9 @@ def with_landmarks(
     held_out = held_out_blocks(poses, [s.sequence for s in samples], validation)
     rehearsal = rehearse(scene, samples, held_out)
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
-    header = replace(scene.header, recipe=recipe, calibration=rehearsal.calibration())
+    header = replace(
+        scene.header, recipe=recipe, calibration=rehearsal.calibration(scene.header.calibration)
+    )
     return replace(scene, header=header)
 
 

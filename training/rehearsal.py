@@ -39,15 +39,18 @@ class Rehearsal:
     errors: np.ndarray
     likeness: np.ndarray
 
-    def calibration(self) -> Calibration:
-        """Scale that makes NEES 6 on average and keeps 90 % inside the 90 % ellipsoid."""
+    def calibration(self, before: Calibration) -> Calibration:
+        """`before` with what was measured here.
+
+        The scale makes NEES 6 on average, or keeps 90 % inside the 90 % ellipsoid.
+        """
         scale = _CAUTIOUS_SCALE
         if len(self.nees) >= _FEWEST:
             scale = max(self.nees.mean() / 6, np.quantile(self.nees, 0.9) / chi2.ppf(0.9, df=6))
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
-        return Calibration(max(float(scale), 0.05), least)
+        return replace(before, refined_scale=max(float(scale), 0.05), least_likeness=least)
 
     def summary(self) -> dict:
         """For the recipe of a scene, plain JSON types."""
@@ -70,7 +73,8 @@ def rehearse(scene: SceneModel, samples: list[Sample], held_out: np.ndarray) -> 
         samples: the training split.
         held_out: mask (N,) of frames the network was not trained on, in blocks.
     """
-    scene = replace(scene, header=replace(scene.header, calibration=Calibration()))
+    neutral = replace(scene.header.calibration, refined_scale=1.0, least_likeness=0.0)
+    scene = replace(scene, header=replace(scene.header, calibration=neutral))
     relocalizer = Relocalizer(scene, 'cpu')
     landmarks, poses = scene.landmarks, scene.train_world_T_camera
     index = np.flatnonzero(held_out)

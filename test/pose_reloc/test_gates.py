@@ -19,9 +19,8 @@ from pose_reloc.geometry import perturb_pose
 from pose_reloc.relocalizer import Relocalizer, Status
 from pose_reloc.scene import Calibration
 from training.datasets import open_dataset
-from training.datasets.room.room import Room
-from training.datasets.synthetic import LIGHTS, camera_of, SyntheticSettings
 from training.mapping import MappingSettings, build_landmarks
+from training.rehearsal import rehearse
 
 SETTINGS = GateSettings()
 
@@ -91,17 +90,71 @@ def test_unmapped_space_is_named():
 
 
 @pytest.fixture(scope='module')
-def relocalizer(room, request):
-    """Landmarks of the room behind a network that always answers with a pose inside of it."""
-    from conftest import make_tiny_scene
+def landmarks(room):
+    return build_landmarks(open_dataset('7scenes', room).train, MappingSettings(frames=24))
 
+
+@pytest.fixture
+def relocalizer(room, landmarks, tiny_scene):
+    """A calibrated map of the room behind a network whose answers all lie inside of it."""
     samples = open_dataset('7scenes', room).train
     poses = np.array([sample.world_T_camera for sample in samples])
-    scene = make_tiny_scene()
-    scene.weights['head.5.bias'][:3] = poses[0, :3, 3]
+    tiny_scene.weights['head.5.bias'][:3] = poses[0, :3, 3]
     camera = samples[0].camera
-    header = replace(scene.header, camera=camera, network_camera=camera.scaled(320, 240))
-    landmarks = build_landmarks(samples, MappingSettings())
-    return Relocalizer(
-        replace(scene, header=header, train_world_T_camera=poses, landmarks=landmarks), 'cpu'
+    header = replace(tiny_scene.header, camera=camera, network_camera=camera.scaled(320, 240))
+    scene = replace(
+        tiny_scene,
+        header=header,
+        train_world_T_camera=poses,
+        start_features=np.tile(tiny_scene.start_features[:1], (len(poses), 1)),
+        landmarks=landmarks,
     )
+    held_out = np.isin(np.arange(len(samples)) % 24, (8, 16))
+    calibration = rehearse(scene, samples, held_out).calibration()
+    return Relocalizer(replace(scene, header=replace(header, calibration=calibration)), 'cpu')
+
+
+def test_images_of_the_room_are_answered(relocalizer, room):
+    answers = [
+        relocalizer.localize(sample.load_image(), sample.camera)
+        for sample in open_dataset('7scenes', room).test[::2]
+    ]
+    assert all(answer.status is Status.REFINED and answer.reasons == () for answer in answers)
+
+
+def foreign_images(room):
+    """Name to an image that does not show the room as it was mapped."""
+    rng = np.random.default_rng(5)
+    sample = open_dataset('7scenes', room).test[3]
+    image = sample.load_image()
+    coarse = cv2.GaussianBlur(rng.normal(size=image.shape), (0, 0), 4) * 500 + 128
+    images = {
+        'black': np.zeros_like(image),
+        'white': np.full_like(image, 255),
+        'noise': rng.integers(0, 256, image.shape, dtype=np.uint8),
+        'clouds': coarse.clip(0, 255).astype(np.uint8),
+        'mirror': np.ascontiguousarray(image[:, ::-1]),
+        'blurred': cv2.GaussianBlur(image, (0, 0), 12),
+    }
+    return images
+
+
+def test_images_of_something_else_are_lost(relocalizer, room):
+    reasons = {}
+    for name, image in foreign_images(room).items():
+        answer = relocalizer.localize(image)
+        assert answer.status is Status.LOST, (name, answer.likeness)
+        assert answer.inliers == 0 and answer.matches is None
+        reasons[name] = answer.reasons[0]
+    assert reasons['black'] == 'too_dark'
+    assert reasons['white'] == 'empty'
+    assert reasons['blurred'] == 'blurred'
+    assert reasons['noise'] == reasons['clouds'] == 'unfamiliar'
+
+
+def test_a_coarse_answer_says_why_it_is_not_refined(relocalizer, room):
+    gentle = replace(relocalizer.scene.header, calibration=Calibration(least_likeness=0.0))
+    scene = replace(relocalizer.scene, header=gentle)
+    noise = np.random.default_rng(5).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    answer = Relocalizer(scene, 'cpu').localize(noise)
+    assert answer.status is Status.COARSE and answer.reasons == ('too_few_inliers',)

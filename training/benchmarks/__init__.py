@@ -1,0 +1,25 @@
+"""Speed and memory, each figure beside its floor and beside what a user would take instead.
+
+One module per benchmark, each with `run(settings) -> list[Table]`. A new one is a file and a row.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from training.benchmarks.table import Table
+from training.benchmarks.workload import BenchSettings
+
+# name -> (module, what it measures)
+BENCHMARKS = {
+    'training': ('training.benchmarks.training', 'images/s of a training run'),
+    'losses': ('training.benchmarks.losses', 'each loss, forward and backward'),
+    'cache': ('training.benchmarks.cache', 'building the training cache, and memory per frame'),
+    'inference': ('training.benchmarks.inference', 'the regressor by precision, and localize'),
+    'startup': ('training.benchmarks.startup', 'import, --help, loading a scene'),
+}
+
+
+def run_benchmark(name: str, settings: BenchSettings) -> list[Table]:
+    """Runs the benchmark of this name."""
+    return import_module(BENCHMARKS[name][0]).run(settings)
