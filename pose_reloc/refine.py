@@ -31,7 +31,7 @@ class RefineSettings:
     max_error_px: float = 8.0  # reprojection error of an inlier, at f = 500
     loss_px: float = 3.0  # scale of the Cauchy loss of the final optimisation, at f = 500
     min_inliers: int = 25  # fewer prove nothing
-    min_features: int = 20  # of the query, among the inliers: one may match many keyframes
+    min_points: int = 20  # distinct pixels among the inliers: one may match many keyframes
     min_inlier_ratio: float = 0.1  # of the matches with the best keyframes
 
 
@@ -121,8 +121,8 @@ class Refiner:
         pose, inlier = found
         pose, covariance, inlier = self._optimise(query, matches, pose)
         clock.lap('pnp')
-        distinct = len(np.unique(matches.query[inlier]))
-        if inlier.sum() < self.settings.min_inliers or distinct < self.settings.min_features:
+        distinct = np.unique(features.uv[matches.query[inlier]], axis=0)
+        if inlier.sum() < self.settings.min_inliers or len(distinct) < self.settings.min_points:
             return None, likeness
         refinement = Refinement(
             pose,

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from scipy.stats import chi2
 
 from pose_reloc.geometry import invert_pose
 from pose_reloc.scene import SceneModel
@@ -130,6 +131,29 @@ def cumulative_figure(curves: dict[str, Errors], baselines: dict[str, Errors]) -
         _style(axis)
     axes[0].set_ylabel('% of frames within')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', frameon=False)
+    return figure
+
+
+def calibration_figure(nees_N: np.ndarray) -> Figure:
+    """Share of frames inside the confidence ellipsoid of each level, over that level.
+
+    On the diagonal the covariances are honest; below it they claim too much, above it too little.
+
+    Args:
+        nees_N: values of `metrics.nees` (N,), at least one.
+    """
+    # A frame lies inside all ellipsoids from its own level on.
+    level = np.sort(100 * chi2.cdf(nees_N, df=6))
+    share = 100 * np.arange(len(level) + 1) / len(level)
+    figure = Figure(figsize=(4.8, 4.6), layout='constrained')
+    axis = figure.add_subplot()
+    axis.plot([0, 100], [0, 100], color=_SOFT, ls='--', lw=1.2)
+    axis.step([0, *level, 100], [*share, 100], where='post', color=_BLUE, lw=2)
+    axis.set_xlim(0, 100)
+    axis.set_ylim(0, 102)
+    axis.set_xlabel('confidence level, %')
+    axis.set_ylabel('% of frames inside its ellipsoid')
+    _style(axis)
     return figure
 
 

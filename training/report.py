@@ -14,10 +14,16 @@ import cv2
 import numpy as np
 
 from pose_reloc.errors import SettingsError
+from pose_reloc.geometry import pose_residual
 from pose_reloc.scene import SceneModel
 from training.evaluate import Evaluation, Frame
-from training.figures import cumulative_figure, error_figure, trajectory_figure
-from training.metrics import RECALL_THRESHOLDS, per_frame_errors, recall_key, write_tum
+from training.figures import (
+    calibration_figure,
+    cumulative_figure,
+    error_figure,
+    trajectory_figure,
+)
+from training.metrics import RECALL_THRESHOLDS, nees, per_frame_errors, recall_key, write_tum
 
 # What people read for the names of the baselines.
 METHOD_NAMES = {'retrieval': 'retrieval baseline', 'mean_pose': 'mean pose baseline'}
@@ -222,6 +228,7 @@ def html_page(
                 'is better. A curve that ends below 100 % got no answer for some frames.',
                 _cumulative_figure(evaluation),
             ),
+            _calibration_section(scored),
             _frames_section(scored, images),
         ]
     sections.append(_table_section(summary))
@@ -263,6 +270,23 @@ def _html_table(rows: list[list[str]]) -> str:
     )
     lines = ''.join(f'<tr>{line}</tr>' for line in (head, *body))
     return f'<div class="scroll"><table>{lines}</table></div>'
+
+
+def _calibration_section(scored: list[Frame]) -> str:
+    known = [f for f in scored if f.covariance_66 is not None]
+    if not known:
+        return ''
+    truth, estimate, covariance = (
+        np.array([getattr(f, name) for f in known])
+        for name in ('truth', 'estimate', 'covariance_66')
+    )
+    return _section(
+        'Honesty of the covariances',
+        'The share of frames whose error lies inside the confidence ellipsoid of each level. On '
+        'the diagonal the covariances are honest; below it they claim too much, above it too '
+        'little.',
+        calibration_figure(nees(pose_residual(truth, estimate), covariance)),
+    )
 
 
 def _frames_section(scored: list[Frame], images) -> str:
