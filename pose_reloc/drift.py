@@ -44,7 +44,8 @@ class DriftField:
         object.__setattr__(self, '_factor', factor)
         object.__setattr__(self, '_alpha', alpha)
         # Maximum-likelihood variance of the field, axis by axis.
-        object.__setattr__(self, '_variance', np.maximum((y_M6 * alpha).mean(axis=0), 0.0))
+        variance = (y_M6 * alpha).sum(axis=0) / max(len(y_M6), 1)
+        object.__setattr__(self, '_variance', np.maximum(variance, 0.0))
 
     def without(self, mask_M: np.ndarray) -> DriftField:
         """The field without the anchors of the mask, for calibration on held-out frames."""

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import torch
 
+from pose_reloc.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class FeatureSettings:
@@ -16,6 +18,15 @@ class FeatureSettings:
     max_features: int = 1500  # strongest kept per image
     contrast_threshold: float = 0.01  # of SIFT; low, because indoor walls have little contrast
     max_side: int = 1024  # a larger image is shrunk to this first, pixels
+
+    def __post_init__(self):
+        for name in ('max_features', 'max_side'):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 100_000:
+                raise SettingsError(f'features.{name} must be a whole number from 1, got {value!r}')
+        contrast = self.contrast_threshold
+        if not isinstance(contrast, (int, float)) or not 0 <= contrast < 1:
+            raise SettingsError(f'features.contrast_threshold must be in [0, 1), got {contrast!r}')
 
     def to_dict(self) -> dict:
         """The fields as plain JSON types."""

@@ -18,7 +18,7 @@ class GateSettings:
     min_sharpness: float = 0.05  # see `sharpness`; a Gaussian blur of 1 % of the width has 0.05
     max_distance_m: float = 3.0  # from the nearest training camera; beyond lies unmapped space
     max_prior_distance: float = 5.0  # Mahalanobis distance from the prior, if there is one
-    max_sigma_m: float = 2.0  # largest standard deviation of the position that is worth publishing
+    max_sigma_m: float = 10.0  # largest standard deviation of a position worth publishing
 
 
 def image_reasons(image_HW3: np.ndarray, settings: GateSettings) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 
 from pose_reloc.camera import Camera
 from pose_reloc.drift import DriftField
-from pose_reloc.errors import SceneError
+from pose_reloc.errors import SceneError, SettingsError
 from pose_reloc.features import DESCRIPTOR_SCALE, FeatureSettings
 
 _SAMPLES = 32  # landmarks of a keyframe that stand for its view when views are compared
@@ -52,23 +52,27 @@ class LandmarkMap:
         K, P, V = len(self.poses), len(self.points), len(self.vocabulary)
         M = len(self.anchor_poses)
         expected = {
-            'poses': (K, 4, 4),
-            'frames': (K,),
-            'starts': (K + 1,),
-            'points': (P, 3),
-            'descriptors': (P, 128),
-            'vocabulary': (V, 128),
-            'vlad': (K, V * 128),
-            'anchor_frames': (M,),
-            'anchor_poses': (M, 4, 4),
+            'poses': ((K, 4, 4), np.floating),
+            'frames': ((K,), np.signedinteger),
+            'starts': ((K + 1,), np.signedinteger),
+            'points': ((P, 3), np.floating),
+            'descriptors': ((P, 128), np.uint8),
+            'vocabulary': ((V, 128), np.float32),
+            'vlad': ((K, V * 128), np.floating),
+            'anchor_frames': ((M,), np.signedinteger),
+            'anchor_poses': ((M, 4, 4), np.floating),
         }
-        for name, shape in expected.items():
+        for name, (shape, kind) in expected.items():
             array = getattr(self, name)
             if array.shape != shape:
                 raise SceneError(f'landmarks.{name} has shape {array.shape}, expected {shape}')
+            if not np.issubdtype(array.dtype, kind):
+                raise SceneError(f'landmarks.{name} holds {array.dtype}, not {kind.__name__}')
             if array.dtype.kind == 'f' and not np.isfinite(array).all():
                 raise SceneError(f'landmarks.{name} holds NaN or infinity')
         starts = self.starts
+        if V == 0 or M == 0:
+            raise SceneError('landmarks.vocabulary or landmarks.anchor_poses is empty')
         if K == 0 or starts[0] != 0 or starts[-1] != P or (np.diff(starts) < 1).any():
             raise SceneError(f'landmarks.starts does not divide {P} landmarks among {K} keyframes')
         sampled = [
@@ -86,13 +90,16 @@ class LandmarkMap:
         """The field from the landmarks' frame to that of the training poses (N, 4, 4).
 
         Raises:
-            SceneError: an anchor is no training image.
+            SceneError: a keyframe or an anchor is no training image, or a pose is none.
         """
-        if self.anchor_frames.size and not (
-            0 <= self.anchor_frames.min() and self.anchor_frames.max() < len(train_world_T_camera)
-        ):
-            raise SceneError('landmarks.anchor_frames names images that the scene does not have')
-        return DriftField(self.anchor_poses, train_world_T_camera[self.anchor_frames])
+        for name in ('frames', 'anchor_frames'):
+            index = getattr(self, name)
+            if index.min() < 0 or index.max() >= len(train_world_T_camera):
+                raise SceneError(f'landmarks.{name} names images that the scene does not have')
+        try:
+            return DriftField(self.anchor_poses, train_world_T_camera[self.anchor_frames])
+        except ValueError as error:  # of scipy's Rotation
+            raise SceneError(f'landmarks.anchor_poses are not rigid: {error}') from error
 
     def near(self, world_T_camera: np.ndarray, camera: Camera, count: int) -> np.ndarray:
         """Keyframes (at most `count`) that see what this view sees, best first."""
@@ -115,12 +122,12 @@ class LandmarkMap:
         """From the arrays, by field name, and the settings of the features.
 
         Raises:
-            SceneError: a tensor is missing, unknown or of the wrong shape.
+            SceneError: a tensor is missing, unknown, of the wrong shape or type.
         """
         try:
             return cls(FeatureSettings(**features), **tensors)
-        except TypeError as error:
-            raise SceneError(f'the landmark map is incomplete: {error}') from error
+        except (TypeError, SettingsError) as error:
+            raise SceneError(f'the landmark map is malformed: {error}') from error
 
 
 def view_overlap(points_KS3, poses_K44, world_T_camera, camera: Camera) -> np.ndarray:

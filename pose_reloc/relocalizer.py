@@ -59,6 +59,12 @@ class PosePrior:
     world_T_camera: np.ndarray
     covariance_66: np.ndarray
 
+    def __post_init__(self):
+        for name, shape in (('world_T_camera', (4, 4)), ('covariance_66', (6, 6))):
+            array = np.asarray(getattr(self, name))
+            if array.shape != shape or not np.isfinite(array).all():
+                raise SettingsError(f'{name} of a prior must be {shape} and finite, got {array}')
+
 
 @dataclass(frozen=True)
 class PoseEstimate:

@@ -1,5 +1,8 @@
 """What many tests need: a tiny scene model, a small rendered room, the real data."""
 
+import pose_reloc  # noqa: F401, before torch starts: it says how torch's threads wait
+
+# isort: split
 import os
 import random
 from pathlib import Path

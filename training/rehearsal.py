@@ -31,7 +31,8 @@ class Rehearsal:
         frames: number of frames that were tried.
         nees: of the REFINED answers (R,), with the covariance as computed.
         errors: their errors (R, 6), `geometry.pose_residual`.
-        likeness: of every frame to the most similar keyframe it may use.
+        likeness: of every frame that is not too dark or empty to the most similar keyframe it
+            may use.
     """
 
     frames: int
@@ -92,7 +93,8 @@ def rehearse(scene: SceneModel, samples: list[Sample], held_out: np.ndarray) -> 
         answer = relocalizer.localize_with(
             sample.load_image(), sample.camera, usable=usable, drift=drifts[block[i]]
         )
-        likeness.append(answer.likeness)
+        if answer.likeness is not None:
+            likeness.append(answer.likeness)
         if answer.status is Status.REFINED:
             found.append((sample.world_T_camera, answer.world_T_camera, answer.covariance_66))
     if not found:

@@ -59,7 +59,7 @@ def test_without_landmarks_found_an_image_must_be_sharp_and_familiar():
 
 def test_vague_estimates_and_contradicted_priors_are_named():
     pose, small = np.eye(4), np.diag([0.01] * 6)
-    vague = np.diag([0.01, 4.1, 0.01, 0.01, 0.01, 0.01])
+    vague = np.diag([0.01, 101.0, 0.01, 0.01, 0.01, 0.01])
     assert estimate_reasons(pose, small, None, None, SETTINGS) == []
     assert estimate_reasons(pose, vague, None, None, SETTINGS) == ['too_vague']
     # sigma of the difference: sqrt(0.01 + 0.01) = 0.1414 m; the bound is 5 of them.

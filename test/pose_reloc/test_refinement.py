@@ -1,5 +1,7 @@
 """The refinement core on worlds whose truth is known: landmarks, PnP, covariance, drift."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from pose_reloc.camera import Camera
 from pose_reloc.drift import DriftField
-from pose_reloc.errors import SceneError
+from pose_reloc.errors import SceneError, SettingsError
 from pose_reloc.features import (
     DESCRIPTOR_SCALE,
     FeatureExtractor,
@@ -20,6 +22,7 @@ from pose_reloc.features import (
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_error, pose_matrix, pose_residual
 from pose_reloc.landmarks import LandmarkMap, global_descriptor, view_overlap
 from pose_reloc.refine import Refiner, pnp_covariance
+from pose_reloc.relocalizer import PosePrior
 
 CAMERA = Camera(640, 480, 500.0, 505.0, 322.0, 238.0, (0.12, -0.2, 0.001, -0.002, 0.0))
 
@@ -216,6 +219,12 @@ def test_drift_that_is_known_nearby_is_carried_back():
         ('points', np.full((400, 3), np.nan, np.float32)),
         ('vlad', np.zeros((1, 7), np.float16)),
         ('descriptors', np.zeros((400, 64), np.uint8)),
+        ('descriptors', np.zeros((400, 128), np.float32)),
+        ('starts', np.array([0.0, 400.0])),
+        ('starts', np.array([0, 400], np.uint64)),  # its differences are never negative
+        ('vocabulary', np.zeros((8, 128), np.float64)),
+        ('anchor_frames', np.array([0.0])),
+        ('anchor_poses', np.full((1, 4, 4), np.inf)),
     ],
 )
 def test_malformed_landmarks_are_refused(name, value):
@@ -227,8 +236,119 @@ def test_malformed_landmarks_are_refused(name, value):
         LandmarkMap.from_tensors(tensors | {name: value}, {})
 
 
-def test_an_anchor_that_is_no_training_image_is_refused():
+def test_missing_unknown_and_empty_tensors_are_refused():
+    rng = np.random.default_rng(7)
+    good = _map(rng, _world(rng), _descriptors(rng, 400), np.tile(np.eye(4), (1, 1, 1)))
+    tensors = {k.removeprefix('landmarks.'): v for k, v in good.to_tensors().items()}
+    for name, value in tensors.items():
+        without = {k: v for k, v in tensors.items() if k != name}
+        with pytest.raises(SceneError, match=name):
+            LandmarkMap.from_tensors(without, {})
+        with pytest.raises(SceneError):
+            LandmarkMap.from_tensors(tensors | {name: value[:0]}, {})
+    with pytest.raises(SceneError, match='extra'):
+        LandmarkMap.from_tensors(tensors | {'extra': np.zeros(3)}, {})
+
+
+@pytest.mark.parametrize(
+    'features',
+    [
+        {'max_side': 0},
+        {'max_features': '9'},
+        {'max_features': 10**12},
+        {'contrast_threshold': float('nan')},
+        {'depth': 3},
+        [1],
+    ],
+)
+def test_feature_settings_that_cannot_work_are_refused(features):
+    rng = np.random.default_rng(7)
+    good = _map(rng, _world(rng), _descriptors(rng, 400), np.tile(np.eye(4), (1, 1, 1)))
+    tensors = {k.removeprefix('landmarks.'): v for k, v in good.to_tensors().items()}
+    with pytest.raises(SceneError, match='malformed'):
+        LandmarkMap.from_tensors(tensors, features)
+
+
+@pytest.mark.parametrize('name', ['frames', 'anchor_frames'])
+@pytest.mark.parametrize('frame', [-1, 2])
+def test_a_frame_that_is_no_training_image_is_refused(name, frame):
     rng = np.random.default_rng(8)
-    good = _map(rng, _world(rng), _descriptors(rng, 400), np.tile(np.eye(4), (2, 1, 1)))
-    with pytest.raises(SceneError, match='anchor_frames'):
-        good.drift(np.tile(np.eye(4), (1, 1, 1)))
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    good = _map(rng, _world(rng), _descriptors(rng, 400), poses)
+    good.drift(poses)
+    with pytest.raises(SceneError, match=name):
+        replace(good, **{name: np.array([0, frame])}).drift(poses)
+
+
+def test_anchors_that_are_no_poses_are_refused():
+    rng = np.random.default_rng(8)
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    good = _map(rng, _world(rng), _descriptors(rng, 400), poses)
+    with pytest.raises(SceneError, match='anchor_poses'):
+        replace(good, anchor_poses=0 * poses).drift(poses)
+
+
+def test_vlad_is_the_sum_of_differences_from_the_nearest_words():
+    rng = np.random.default_rng(9)
+    descriptors = _descriptors(rng, 60)
+    words = _descriptors(rng, 4).astype(np.float32)
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    unit = descriptors / DESCRIPTOR_SCALE
+    sums = np.zeros((4, 128))
+    for d in unit:
+        word = int((words @ d).argmax())
+        sums[word] += d - words[word]
+    sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+    vlad = global_descriptor(descriptors, words)
+    assert vlad == pytest.approx(sums.ravel() / 2, abs=1e-5)  # four parts of equal length
+    assert np.linalg.norm(vlad) == pytest.approx(1, abs=1e-5)
+    assert not global_descriptor(descriptors[:0], words).any()
+
+
+def test_a_keyframe_is_most_alike_itself():
+    rng = np.random.default_rng(10)
+    descriptors = _descriptors(rng, 400)
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    one = _map(rng, _world(rng), descriptors, poses[:1])
+    vlad = [global_descriptor(descriptors[k::4], one.vocabulary) for k in range(4)]
+    good = replace(
+        _map(rng, _world(rng), descriptors, poses), vlad=np.array(vlad).astype(np.float16)
+    )
+    for k in range(4):
+        assert good.alike(vlad[k], 1) == [k]
+
+
+def test_drift_is_gaussian_process_regression():
+    """Against Rasmussen & Williams 2006, eq. 2.25-26, with explicit inverses, Matern 3/2."""
+    rng = np.random.default_rng(11)
+    adjusted = perturb_pose(np.tile(np.eye(4), (12, 1, 1)), rng.normal(size=(12, 6)) * 0.4)
+    residual = rng.normal(size=(12, 6)) * 0.03
+    given = perturb_pose(adjusted, residual)
+    query = perturb_pose(np.eye(4), rng.normal(size=6) * 0.3)
+
+    def kernel(a, b):
+        metres, radians = pose_error(a, b)
+        r = np.sqrt(3 * ((metres / 0.8) ** 2 + (radians / np.deg2rad(45)) ** 2))
+        return (1 + r) * np.exp(-r)
+
+    K = np.array([[kernel(a, b) for b in adjusted] for a in adjusted]) + 0.01 * np.eye(12)
+    k = np.array([kernel(query, a) for a in adjusted])
+    inverse = np.linalg.inv(K)
+    field = DriftField(adjusted, given)
+    moved, covariance = field.to_given(query)
+    assert pose_residual(moved, query) == pytest.approx(k @ inverse @ residual, abs=1e-9)
+    variance = np.array([y @ inverse @ y / 12 for y in residual.T])
+    assert np.diag(covariance) == pytest.approx(variance * (1.01 - k @ inverse @ k), rel=1e-6)
+    # Without any anchor nothing is carried and nothing is made up.
+    none = field.without(np.ones(12, bool))
+    assert np.array_equal(none.to_given(query)[0], query)
+    assert np.isfinite(none.to_given(query)[1]).all()
+
+
+@pytest.mark.parametrize(
+    ('pose', 'covariance'),
+    [(np.full((4, 4), np.nan), np.eye(6)), (np.eye(4), np.eye(3)), (np.eye(4), np.full((6, 6), np.inf))],
+)
+def test_a_prior_that_is_none_is_refused(pose, covariance):
+    with pytest.raises(SettingsError, match='prior'):
+        PosePrior(pose, covariance)

@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from pose_reloc.camera import Camera
+from pose_reloc.cli import main
+from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_error
 from pose_reloc.network import NetworkSettings
+from pose_reloc.refine import Refiner
 from pose_reloc.relocalizer import PosePrior, Relocalizer, Status
 from pose_reloc.scene import SceneModel
 from training.build import build_scene, with_landmarks
 from training.datasets import open_dataset
-from training.mapping import MappingSettings, build_landmarks
+from training.mapping import MappingSettings, build_landmarks, depth_at
 from training.pose_adjustment import Observations, adjust_poses
 from training.settings import TrainSettings
 
@@ -57,7 +61,12 @@ def test_landmarks_lie_on_the_surfaces_that_other_views_see(dataset, scene):
 def test_the_test_walk_is_answered_in_centimetres(dataset, scene, tmp_path):
     path = tmp_path / 'room.scene'
     scene.save(path)
-    relocalizer = Relocalizer(SceneModel.load(path), 'cpu')
+    loaded = SceneModel.load(path)
+    assert loaded.header == scene.header
+    saved, read = scene.landmarks.to_tensors(), loaded.landmarks.to_tensors()
+    for name in saved:
+        assert saved[name].dtype == read[name].dtype and np.array_equal(saved[name], read[name])
+    relocalizer = Relocalizer(loaded, 'cpu')
     answers = [relocalizer.localize(s.load_image(), s.camera) for s in dataset.test]
     errors = [
         pose_error(s.world_T_camera, a.world_T_camera)
@@ -71,6 +80,72 @@ def test_the_test_walk_is_answered_in_centimetres(dataset, scene, tmp_path):
         assert np.linalg.eigvalsh(answer.covariance_66)[0] > 0
         if answer.status is Status.REFINED:
             assert answer.inliers == len(answer.matches.uv) >= 25
+
+
+def test_an_image_of_another_camera_is_answered_as_well(dataset, scene):
+    """Half the size, and through a lens that bends straight lines."""
+    relocalizer = Relocalizer(scene, 'cpu')
+    half = dataset.test[3].camera.scaled(320, 240)
+    bent = replace(dataset.test[3].camera, distortion=(-0.25, 0.06, 0.002, -0.001, 0.0))
+    v, u = np.mgrid[: bent.height, : bent.width].astype(np.float64)
+    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
+    seen_at = dataset.test[3].camera.project(bent.unproject(pixels, np.ones(len(pixels))))
+    seen_at = seen_at.reshape(bent.height, bent.width, 2).astype(np.float32)
+    answered = {'half': 0, 'bent': 0}
+    for sample in dataset.test[:6]:
+        image = sample.load_image()
+        queries = {
+            'half': (cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA), half),
+            'bent': (cv2.remap(image, seen_at, None, cv2.INTER_LINEAR), bent),
+        }
+        for name, (query, camera) in queries.items():
+            answer = relocalizer.localize(query, camera)
+            if answer.status is Status.REFINED:
+                metres, radians = pose_error(sample.world_T_camera, answer.world_T_camera)
+                assert metres < 0.05 and np.degrees(radians) < 1
+                answered[name] += 1
+    assert min(answered.values()) >= 4
+
+
+def test_one_keyframe_answers_its_own_image(dataset):
+    sample = dataset.train[0]
+    landmarks = build_landmarks([sample], MappingSettings())
+    assert len(landmarks) == 1
+    found, likeness = Refiner(landmarks).refine(sample.load_image(), sample.camera, [])
+    assert likeness > 0.5
+    metres, radians = pose_error(sample.world_T_camera, found.world_T_camera)
+    assert metres < 0.01 and np.degrees(radians) < 0.1
+
+
+@pytest.mark.parametrize('depth', [True, False])
+def test_images_without_structure_give_no_map(dataset, depth):
+    flat = np.full((480, 640, 3), 120, np.uint8)
+    samples = [replace(s, image_loader=lambda: flat) for s in dataset.train[:3]]
+    if not depth:
+        samples = [replace(s, depth_loader=None) for s in samples]
+    with pytest.raises(DatasetError, match='no training image has landmarks'):
+        build_landmarks(samples, MappingSettings())
+
+
+def test_depth_is_unknown_at_an_edge_and_beside_holes():
+    depth = np.full((20, 30), 2.0, np.float32)
+    depth[:, 15:] = 3.0
+    depth[10:, :5] = 0.0
+    uv = np.array([[7.4, 4.0], [14.6, 4.0], [20.0, 4.0], [2.0, 15.0], [0.0, 0.0]])
+    # A corner pixel has its neighbours repeated.
+    assert depth_at(depth, uv).tolist() == [2, 0, 3, 0, 2]
+
+
+def test_map_command_gives_a_scene_its_landmarks(room, dataset, tmp_path, capsys):
+    bare, mapped = tmp_path / 'bare.scene', tmp_path / 'mapped.scene'
+    build_scene(dataset, TINY, 'room', '').scene.save(bare)
+    where = ['--dataset', '7scenes', '--path', str(room)]
+    assert main(['map', '--scene', str(bare), *where, '--out', str(mapped)]) == 0
+    assert 'keyframes' in capsys.readouterr().out
+    before, after = SceneModel.load(bare), SceneModel.load(mapped)
+    assert before.landmarks is None and len(after.landmarks) >= 2
+    assert after.header.recipe['rehearsal']['refined'] >= 1
+    assert all(np.array_equal(before.weights[k], after.weights[k]) for k in before.weights)
 
 
 def test_a_prior_that_contradicts_the_image_refuses_it(dataset, scene):

@@ -1,0 +1,65 @@
+"""What held-out frames teach a scene about its own errors."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from pose_reloc.scene import Calibration
+from training.datasets import open_dataset
+from training.mapping import MappingSettings, build_landmarks
+from training.metrics import nees
+from training.rehearsal import Rehearsal, rehearse
+
+
+def _rehearsed(errors, covariance=np.eye(6)):
+    covariances = np.tile(covariance, (len(errors), 1, 1))
+    likeness = np.linspace(0.3, 0.7, 101)
+    return Rehearsal(len(errors), nees(errors, covariances), errors, likeness)
+
+
+def test_the_scale_makes_errors_of_known_size_honest():
+    rng = np.random.default_rng(0)
+    errors = rng.normal(size=(4000, 6)) * 3.0  # three times what the covariance says
+    calibration = _rehearsed(errors).calibration(Calibration())
+    assert calibration.refined_scale == pytest.approx(9.0, rel=0.05)
+    scaled = np.tile(calibration.refined_scale * np.eye(6), (4000, 1, 1))
+    assert nees(errors, scaled).mean() == pytest.approx(6, abs=0.3)
+
+
+def test_a_heavy_tail_keeps_nine_of_ten_inside():
+    rng = np.random.default_rng(1)
+    errors = rng.normal(size=(1000, 6)) * np.where(rng.random(1000) < 0.2, 5.0, 0.2)[:, None]
+    rehearsal = _rehearsed(errors)
+    scale = rehearsal.calibration(Calibration()).refined_scale
+    inside = (rehearsal.nees / scale <= chi2.ppf(0.9, df=6)).mean()
+    assert inside == pytest.approx(0.9, abs=0.01)
+    assert rehearsal.nees.mean() / scale < 6
+
+
+def test_few_answers_are_no_measure():
+    calibration = _rehearsed(np.full((5, 6), 1e-3)).calibration(Calibration())
+    assert calibration.refined_scale == 4
+    assert calibration.least_likeness == pytest.approx(0.32)
+
+
+def test_a_dark_frame_does_not_stop_the_rehearsal(room, tiny_scene):
+    dataset = open_dataset('7scenes', room)
+    samples = dataset.train[:8]
+    landmarks = build_landmarks(samples, MappingSettings())
+    black = np.zeros((480, 640, 3), np.uint8)
+    samples[3] = replace(samples[3], image_loader=lambda: black)
+    camera = samples[0].camera
+    header = replace(tiny_scene.header, camera=camera, network_camera=camera.scaled(80, 60))
+    scene = replace(
+        tiny_scene,
+        header=header,
+        train_world_T_camera=np.array([s.world_T_camera for s in samples]),
+        start_features=np.tile(tiny_scene.start_features[:1], (8, 1)),
+        landmarks=landmarks,
+    )
+    held_out = np.isin(np.arange(8), (3, 4))
+    rehearsal = rehearse(scene, samples, held_out)
+    assert rehearsal.frames == 2 and len(rehearsal.likeness) == 1
+    assert np.isfinite(rehearsal.calibration(header.calibration).least_likeness)
