@@ -347,7 +347,11 @@ def test_drift_is_gaussian_process_regression():
 
 @pytest.mark.parametrize(
     ('pose', 'covariance'),
-    [(np.full((4, 4), np.nan), np.eye(6)), (np.eye(4), np.eye(3)), (np.eye(4), np.full((6, 6), np.inf))],
+    [
+        (np.full((4, 4), np.nan), np.eye(6)),
+        (np.eye(4), np.eye(3)),
+        (np.eye(4), np.full((6, 6), np.inf)),
+    ],
 )
 def test_a_prior_that_is_none_is_refused(pose, covariance):
     with pytest.raises(SettingsError, match='prior'):
