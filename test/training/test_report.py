@@ -1,21 +1,28 @@
 """Tables, pages, pictures and trajectories of an evaluation."""
 
+import base64
+import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
 
-from pose_reloc.errors import SettingsError
+from pose_reloc.errors import DatasetError, SettingsError
 from pose_reloc.geometry import pose_matrix
 from training.evaluate import Evaluation, Frame
 from training.figures import cumulative_figure
 from training.metrics import Reprojection
 from training.report import html_page, table, write_results
+from training.report.run_data import ellipsoid_95, run_data
 
 
 def _frame(index, shift_m=0.0, degrees=0.0, time_s=None, status='COARSE'):
@@ -89,21 +96,114 @@ def test_refined_answers_are_counted():
     assert '2 answered, 1 of them refined' in table('title', Evaluation(frames).summary())
 
 
-def test_page_is_self_contained_and_escapes_names(evaluation, tiny_scene):
+HOSTILE = '</script><script>hacked=1</script><img src=x onerror=hacked=1>'
+
+
+def data_of(page):
+    """What a page hands to its scripts."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def test_page_fetches_nothing_and_runs_only_its_own_script(evaluation, tiny_scene):
     image = np.zeros((48, 64, 3), np.uint8)
-    page = html_page('a <b> scene', evaluation, tiny_scene, {'f1': lambda: image})
-    assert 'a &lt;b&gt; scene' in page
-    assert page.count('<svg') == 3 and 'data:image/jpeg;base64' in page
-    assert '<td>0.200 /  9.00</td>' in page
-    # XML namespaces are names; what a browser would fetch stands in src, href and url().
-    fetched = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?(?!data:|#)([^"\')>]+)', page)
-    assert fetched == []
-    assert '<script' not in page and '<link' not in page
+    page = html_page('a title', evaluation, tiny_scene, {'f1': lambda: image})
+    assert '<td>0.200 /  9.00</td>' in page and 'data:image/jpeg;base64' in page
+    markup = page[: page.index('<script')]
+    assert not re.search(r'(?:src|href)="(?!data:)', markup) and 'url(' not in markup
+    code = re.search(r'<script>(.*?)</script>', page, re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page and "default-src 'none'" in page
+
+
+def test_names_from_files_are_only_text(evaluation, tiny_scene):
+    """No name can end the element it stands in, in the markup or in the data."""
+    frames = [replace(f, name=f'{HOSTILE} {i}') for i, f in enumerate(evaluation.frames)]
+    header = replace(tiny_scene.header, name=HOSTILE, recipe={'dataset': HOSTILE})
+    page = html_page(
+        HOSTILE, replace(evaluation, frames=frames), replace(tiny_scene, header=header), {}
+    )
+    assert HOSTILE not in page and '<img' not in page
+    assert page.count('<script') == page.count('</script>') == 2
+    assert data_of(page)['frames'][2]['name'] == f'{HOSTILE} 2'
+
+
+def test_an_installed_copy_has_the_files_of_its_pages(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    build = ['setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)]
+    subprocess.run([sys.executable, *build], cwd=root, check=True, capture_output=True)
+    for folder in ('training/report/assets', 'training/serve/assets'):
+        names = {path.name for path in (root / folder).iterdir()}
+        assert names == {path.name for path in (tmp_path / folder).iterdir()} and names
 
 
 def test_a_page_without_any_answer(tiny_scene):
     page = html_page('t', Evaluation([_frame(0, status='LOST')]), tiny_scene, {})
-    assert '<svg' not in page and '1 LOST' in page
+    assert '1 LOST' in page and 'id="position"' not in page and 'id="silent"' in page
+
+
+def test_what_a_page_draws_of_a_frame(evaluation, tiny_scene):
+    covariance = np.diag([0.04, 0.01, 0.01, 0.02, 0.03, 0.01])
+    frames = [
+        replace(f, covariance_66=covariance, latency_s=0.02, reasons=('too_few_inliers',))
+        for f in evaluation.frames[:3]
+    ]
+    frames.append(replace(evaluation.frames[3], reasons=('too_dark', 'a_new_gate')))
+    data = run_data(replace(evaluation, frames=frames), tiny_scene, {}, None)
+    second = data['frames'][1]
+    assert second['error'] == pytest.approx([0.2, 9], abs=1e-4)
+    assert second['sigma'] == pytest.approx([0.2, np.rad2deg(np.sqrt(0.03))], abs=1e-4)
+    # The error is 0.2 m along y and 9 deg about y.
+    squared = 0.2**2 / 0.01 + np.deg2rad(9) ** 2 / 0.03
+    assert second['level'] == pytest.approx(100 * chi2.cdf(squared, 6), abs=1e-2)
+    assert second['latency'] == 20 and second['reasons'] == ['too few landmarks agree']
+    lost = data['frames'][3]
+    assert lost['estimate'] is None and lost['error'] is None and lost['level'] is None
+    assert lost['reasons'] == ['the image is too dark', 'a new gate']
+    # Frames 1 m and 0.1 s apart.
+    assert [f['along'] for f in data['frames']] == [0, 1, 2, 3]
+    assert [f['time'] for f in data['frames']] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert data['truth'] == [[0, 1], [1, 2], [2, 3]]
+    assert data['worst'] == [2, 1, 0] and data['silent'] == [3]
+    names = [curve['name'] for curve in data['curves']]
+    assert names == ['pose_reloc', 'mean pose baseline', 'retrieval baseline']
+    assert data['curves'][0]['errors'][0] == pytest.approx([0.04, 0.2, 0.4, None])
+
+
+def test_the_drawn_ellipsoid_holds_95_percent():
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(6, 6))
+    covariance = A @ A.T
+    axes = np.reshape(ellipsoid_95(covariance), (3, 3))
+    samples = rng.multivariate_normal(np.zeros(6), covariance, 40_000)[:, :3]
+    inside = np.linalg.norm(np.linalg.solve(axes, samples.T), axis=0) <= 1
+    assert inside.mean() == pytest.approx(0.95, abs=0.004)
+
+
+def test_of_a_body_the_camera_is_drawn(evaluation, tiny_scene):
+    """Errors stay those of the body; its camera is 0.3 m in front and turned."""
+    R = Rotation.from_euler('xyz', [90, 0, 90], degrees=True).as_matrix()
+    body_T_camera = pose_matrix(R, [0.3, 0.0, 0.0])
+    camera_T_body = np.linalg.inv(body_T_camera)
+    data = run_data(evaluation, tiny_scene, {}, camera_T_body)
+    expected = (evaluation.frames[1].estimate @ body_T_camera)[:3]
+    assert data['frames'][1]['estimate'] == pytest.approx(expected.ravel(), abs=1e-4)
+    assert data['frames'][1]['error'] == pytest.approx([0.2, 9], abs=1e-4)
+
+
+def test_a_long_run_keeps_some_pictures_and_those_of_the_worst_frames(tiny_scene):
+    rng = np.random.default_rng(0)
+    frames = [_frame(i, shift) for i, shift in enumerate(rng.uniform(0, 1, 400))]
+    image = np.zeros((6, 8, 3), np.uint8)
+
+    def damaged():
+        raise DatasetError('truncated')
+
+    images = {f.name: lambda: image for f in frames} | {'f0': damaged}
+    data = run_data(Evaluation(frames), tiny_scene, images, None)
+    kept = [i for i, f in enumerate(data['frames']) if f['image']]
+    assert 200 < len(kept) <= 240 and 0 not in kept and set(data['worst']) <= set(kept)
+    worst = np.argsort([-f.error()[0] for f in frames])[:10]
+    assert data['worst'] == worst.tolist()
 
 
 def test_cumulative_curve_passes_through_every_frame(evaluation):
@@ -139,14 +239,16 @@ def test_files_are_written_and_named(evaluation, tiny_scene, tmp_path, capsys):
     ]
     values = json.loads((tmp_path / 'a.json').read_text())
     assert values['baselines']['retrieval']['max_position_m'] == 3.0
+    assert values['title'] == 'title' and values['scene']['scene'] == 'tiny'
+    assert values['per_frame'][0]['nees'] is None
     picture = cv2.imread(str(tmp_path / 'a.png'))
     assert picture.shape[1] == 1500 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
 
 
 @pytest.mark.parametrize('name', [{'json': 'no/a.json'}, {'picture': 'a.xyz'}, {'tum': 'no/a.txt'}])
-def test_what_cannot_be_written_is_a_sentence(evaluation, tmp_path, name):
+def test_what_cannot_be_written_is_a_sentence(evaluation, tiny_scene, tmp_path, name):
     with pytest.raises(SettingsError, match='cannot write'):
-        write_results(files(tmp_path, **name), 'title', evaluation, None, {})
+        write_results(files(tmp_path, **name), 'title', evaluation, tiny_scene, {})
 
 
 def test_trajectories_hold_matching_stamps(evaluation, tmp_path, capsys):
