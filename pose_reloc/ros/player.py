@@ -44,6 +44,23 @@ class PlayerError(PoseRelocError):
     """The node did not start, ended, or does not listen."""
 
 
+@dataclass(frozen=True)
+class Account:
+    """What the node says on ~/status became of an image.
+
+    Attributes:
+        outcome: a value of `diagnostics.Outcome`.
+        reasons: short names; empty for an answer.
+        estimate: REFINED, COARSE or LOST; empty for an image that was not localized.
+        work_s: from its turn to the answer; None for an image that was not localized.
+    """
+
+    outcome: str
+    reasons: tuple[str, ...] = ()
+    estimate: str = ''
+    work_s: float | None = None
+
+
 @dataclass
 class Playback:
     """What was sent and what came back, by image stamp (nanoseconds).
@@ -51,12 +68,12 @@ class Playback:
     Attributes:
         sent: time.perf_counter() at publication.
         received: time.perf_counter() when the pose arrived, pose (4, 4), covariance (6, 6).
-        outcomes: what the node says became of the image, and its reasons.
+        accounts: what the node says became of the image.
     """
 
     sent: dict[int, float] = field(default_factory=dict)
     received: dict[int, tuple[float, np.ndarray, np.ndarray]] = field(default_factory=dict)
-    outcomes: dict[int, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    accounts: dict[int, Account] = field(default_factory=dict)
 
 
 class NodeProcess:
@@ -232,7 +249,7 @@ class Player:
         """Lets the clock go on until every image has been accounted for, or 5 s are over."""
         start = time.perf_counter()
         while (passed := time.perf_counter() - start) < _LINGER_S:
-            done = self.playback.outcomes.keys() | self.playback.received.keys()
+            done = self.playback.accounts.keys() | self.playback.received.keys()
             if self.playback.sent.keys() <= done:
                 time.sleep(0.2)  # the pose of the last outcome may still be on its way
                 return
@@ -251,16 +268,24 @@ class Player:
 
     def _on_status(self, message) -> None:
         for status in message.status:
-            reasons = next((v.value for v in status.values if v.key == 'reasons'), '')
-            outcome = status.name.rsplit(': ', 1)[-1]
-            listed = tuple(r for r in reasons.split(', ') if r)
-            self.playback.outcomes[stamp_ns(message.header.stamp)] = (outcome, listed)
+            self.playback.accounts[stamp_ns(message.header.stamp)] = _account(status)
 
     def _spin(self) -> None:
         try:
             self._executor.spin_until_future_complete(self._stop)
         except ExternalShutdownException:
             pass
+
+
+def _account(status) -> Account:
+    """The account that a diagnostic_msgs/DiagnosticStatus on ~/status gives."""
+    values = {item.key: item.value for item in status.values}
+    reasons = tuple(r for r in values.get('reasons', '').split(', ') if r)
+    estimate = values.get('estimate', '')
+    work_s = None
+    if estimate and 'total (ms)' in values:
+        work_s = (float(values['total (ms)']) - float(values['wait (ms)'])) / 1e3
+    return Account(status.name.rsplit(': ', 1)[-1], reasons, estimate, work_s)
 
 
 def _message_class(kind: str):

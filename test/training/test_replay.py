@@ -163,6 +163,7 @@ def test_every_frame_comes_back_over_ros(bag_path, scene_path, calm):
         if status == 'LOST':
             assert frame.status == 'LOST' and frame.reasons and frame.estimate is None
             continue
+        assert frame.status == status
         np.testing.assert_allclose(frame.estimate, pose, atol=1e-4)
         assert 0 < frame.latency_s < 60
 
@@ -197,7 +198,8 @@ def test_damaged_images_are_counted_and_the_rest_is_answered(
         half = len(data) // 2
         return data[:half] + bytes(len(data) - half)
 
-    path = copy_bag(bag_path, tmp_path / 'damaged', change, 'SQLITE3')
+    renamed = {'/tf_static': '/robot1/tf_static'}
+    path = copy_bag(bag_path, tmp_path / 'damaged', change, 'SQLITE3', renamed)
     frames = replay(path, scene_path, CALM).evaluation.frames
     assert len(frames) == FRAMES
     assert frames[BROKEN].status == 'unreadable'

@@ -72,7 +72,10 @@ class Echo:
         answered = number != 2
         if answered:
             self._pose.publish(pose_message(stamp, 'map', pose, number * np.eye(6)))
-        outcome, table = ('answered', {}) if answered else ('refused', {'reasons': 'dark, odd'})
+        outcome, table = 'refused', {'reasons': 'dark, odd'}
+        if answered:
+            outcome = 'answered'
+            table = {'estimate': 'REFINED', 'wait (ms)': '5.00', 'total (ms)': '25.00'}
         status = status_message(Level.OK, f'echo: {outcome}', '', table)
         self._status.publish(array_message(stamp, status))
 
@@ -108,7 +111,7 @@ def recording():
 
 @pytest.mark.parametrize('rate', [1.0, 4.0])
 def test_everything_arrives_and_every_answer_finds_its_image(rate):
-    from pose_reloc.ros.player import Player
+    from pose_reloc.ros.player import Account, Player
 
     progress = []
     with Echo() as echo, Player(IMAGE, TYPES, 'robot1/echo/') as player:
@@ -125,13 +128,13 @@ def test_everything_arrives_and_every_answer_finds_its_image(rate):
     assert set(playback.received) == set(stamps) - {stamps[2]}
     for i, stamp in enumerate(stamps):
         if i == 2:
-            assert playback.outcomes[stamp] == ('refused', ('dark', 'odd'))
+            assert playback.accounts[stamp] == Account('refused', ('dark', 'odd'))
             continue
         received, pose, covariance = playback.received[stamp]
         assert received > playback.sent[stamp]
         assert pose[0, 3] == i
         np.testing.assert_array_equal(covariance, i * np.eye(6))
-        assert playback.outcomes[stamp] == ('answered', ())
+        assert playback.accounts[stamp] == Account('answered', (), 'REFINED', 0.02)
 
     # Never earlier than recorded, and the clock tells the time of the recording.
     for i, sent in enumerate(playback.sent.values()):
@@ -149,7 +152,7 @@ def test_an_answer_that_never_comes_does_not_hold_it_forever(monkeypatch):
         player.wait_until_ready()
         playback = player.play(recording(), 4.0)
         assert len(playback.sent) == COUNT == len(echo.images)
-    assert playback.received == playback.outcomes == {}
+    assert playback.received == playback.accounts == {}
 
 
 def test_nobody_listens(monkeypatch):

@@ -61,3 +61,20 @@ def test_an_impossible_rate(capsys, scene_path, bag_path, rate):
 def test_an_impossible_node_name(capsys, scene_path, bag_path):
     pytest.importorskip('rclpy', reason='needs rclpy')
     assert 'no node can be named' in fails(capsys, bag_path, scene_path, '--node', 'my node')
+
+
+@pytest.mark.parametrize('option', ['--rate=2', '--node=x', '--domain-id=3'])
+def test_options_of_the_other_mode(capsys, scene_path, bag_path, option):
+    said = fails(capsys, bag_path, scene_path, '--offline', option)
+    assert f'{option.split("=")[0]} is for --live' in said
+
+
+def test_images_without_a_bag_to_put_them_in(capsys, scene_path, bag_path):
+    assert 'needs --result-bag' in fails(capsys, bag_path, scene_path, '--result-images')
+
+
+def test_a_truth_file_that_is_missing_or_no_trajectory(capsys, scene_path, bag_path, tmp_path):
+    missing = tmp_path / 'nowhere.txt'
+    assert 'nowhere.txt' in fails(capsys, bag_path, scene_path, '--truth-tum', str(missing))
+    missing.write_text('1.0 2 3\n')
+    assert 'line 1' in fails(capsys, bag_path, scene_path, '--truth-tum', str(missing))
