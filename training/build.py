@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+import torchvision
 
 from pose_reloc import __version__
 from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import pose_residual
+from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.network import PoseRegressor
 from pose_reloc.scene import Calibration, SceneHeader, SceneModel
 from pose_reloc.uncertainty import held_out_covariance
@@ -70,10 +73,11 @@ def build_scene(
         'command': command,
         'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'dataset': dataset.name,
+        'data_sha256': cache.sha256,
         'versions': {
             'pose_reloc': __version__,
             'python': platform.python_version(),
-            'torch': torch.__version__,
+            **{module.__name__: module.__version__ for module in (cv2, np, torch, torchvision)},
         },
         'covariance': 'held-out frames' if result.world_T_camera_held_out else 'training poses',
     }
@@ -105,9 +109,18 @@ def build_scene(
 
 
 def with_landmarks(
-    scene: SceneModel, samples: list[Sample], settings: MappingSettings
+    scene: SceneModel,
+    samples: list[Sample],
+    settings: MappingSettings,
+    landmarks: LandmarkMap | None = None,
 ) -> SceneModel:
     """The scene with a landmark map of the training images it was made from, calibrated.
+
+    Args:
+        scene: without landmarks, or with old ones.
+        samples: the training split.
+        settings: of the mapping.
+        landmarks: what `build_landmarks` made of the same samples and settings, if it is known.
 
     Raises:
         DatasetError: other images, or none of them has landmarks.
@@ -120,10 +133,8 @@ def with_landmarks(
             f'these are not the training images of scene {scene.header.name}; '
             'give the dataset it was trained on'
         )
-    scene = replace(scene, landmarks=build_landmarks(samples, settings))
-    validation = scene.header.recipe['settings']['validation']
-    held_out = held_out_blocks(poses, [s.sequence for s in samples], validation)
-    rehearsal = rehearse(scene, samples, held_out)
+    scene = replace(scene, landmarks=landmarks or build_landmarks(samples, settings))
+    rehearsal = rehearse(scene.landmarks, samples)
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
     header = replace(
         scene.header, recipe=recipe, calibration=rehearsal.calibration(scene.header.calibration)

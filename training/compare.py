@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from pose_reloc.errors import SettingsError, TrainingError
+from pose_reloc.files import write_atomically
 from pose_reloc.gates import GateSettings
 from pose_reloc.relocalizer import Relocalizer
-from pose_reloc.scene import SceneModel, write_atomically
+from pose_reloc.scene import SceneModel
 from training.build import build_scene
 from training.datasets import Dataset
 from training.evaluate import Errors, evaluate

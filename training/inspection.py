@@ -49,6 +49,7 @@ class Inspection:
             and the angle between the two.
         points_N3: a sample of the world points that were seen; may be empty.
         warnings: of the loader, and what was noticed here.
+        notes: of the loader: what it chose.
     """
 
     train: SplitSummary
@@ -61,6 +62,7 @@ class Inspection:
     nearest_deg: np.ndarray
     points_N3: np.ndarray
     warnings: list[str]
+    notes: list[str]
 
 
 def inspect_dataset(dataset: Dataset, frames: int = 32) -> Inspection:
@@ -96,6 +98,7 @@ def inspect_dataset(dataset: Dataset, frames: int = 32) -> Inspection:
         nearest_deg,
         look.points_N3,
         warnings,
+        list(dataset.notes),
     )
 
 
@@ -137,7 +140,7 @@ def _look_into(samples: Sequence[Sample]) -> _Look:
     rng = np.random.default_rng(0)
     for sample in tqdm(samples, 'looking into images', unit='img', disable=None, leave=False):
         try:
-            if sample.image_path.is_file():  # the loaders report those that are missing
+            if sample.file.is_file():  # the loaders report those that are missing
                 sample.load_image()
             seen = _seen_points(sample, rng)
         except DatasetError as error:

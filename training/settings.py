@@ -10,9 +10,9 @@ from typing import get_args, get_origin, get_type_hints
 
 import yaml
 
+from pose_reloc.backends import PRECISIONS
 from pose_reloc.errors import SettingsError
 from pose_reloc.network import NetworkSettings
-from pose_reloc.relocalizer import PRECISIONS
 from training.losses import LossSettings
 from training.view_synthesis import ViewSettings
 
@@ -27,7 +27,7 @@ class TrainSettings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     views: ViewSettings | None = None  # None: only the images themselves, as published
-    backbone_weights: str = 'imagenet'  # 'imagenet', 'none' or a file
+    backbone_weights: str = 'auto'  # 'imagenet', 'none', a file; 'auto': imagenet if it can be had
     short_side: int = 256  # of the network's input, pixels
     points: int = 512  # 3D points kept per image
     epochs: int = 5000

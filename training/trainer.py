@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import math
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pose_reloc.errors import TrainingError
+from pose_reloc.backends import choose_device
+from pose_reloc.errors import TrainingError, WeightsError
 from pose_reloc.geometry import pose_from_network
 from pose_reloc.network import PoseRegressor, load_backbone_weights
 from pose_reloc.preprocess import normalize
-from pose_reloc.relocalizer import choose_device
 from training.batches import Batches
 from training.cache import TrainingCache
 from training.checkpoint import CheckpointWriter, load_checkpoint
@@ -136,7 +137,7 @@ class Trainer:
     def _learner(self) -> Learner:
         settings, camera = self.settings, self.cache.camera
         network = PoseRegressor(settings.network)
-        self.weights = load_backbone_weights(network, settings.backbone_weights)
+        self.weights = _start(network, settings.backbone_weights)
         self.start_backbone = {k: v.clone() for k, v in network.backbone.state_dict().items()}
         if settings.normalize_translation:
             centres = self.cache.world_T_camera[self.train_index.numpy(), :3, 3]
@@ -293,13 +294,10 @@ class Trainer:
             poses.append(pose_from_network(w_t_c, c_q_w))
         return np.concatenate(poses)
 
-    def _data_key(self) -> str:
-        return hashlib.sha256(self.cache.world_T_camera.tobytes()).hexdigest()
-
     def _state(self) -> dict:
         return {
             'settings': self.settings.to_dict(),
-            'data_key': self._data_key(),
+            'data_key': self.cache.sha256,
             'learner': self.learner.state_dict(),
             'best': self.best,
             'best_score': self.best_score,
@@ -317,7 +315,7 @@ class Trainer:
         """
         if self.folder is None:
             return
-        state = load_checkpoint(self.folder, self.settings.to_dict(), self._data_key())
+        state = load_checkpoint(self.folder, self.settings.to_dict(), self.cache.sha256)
         if state is None:
             return
         self.learner.load_state_dict(state['learner'])
@@ -350,6 +348,24 @@ class Trainer:
         return TrainingResult(
             network.cpu().eval(), self.start_backbone, self.history, recipe, held_out
         )
+
+
+def _start(network: PoseRegressor, source: str) -> str:
+    """Loads the backbone's first weights; says for the recipe what was loaded.
+
+    With 'auto' a robot without a network still trains: the landmarks, which give the centimetres,
+    do not depend on the backbone.
+
+    Raises:
+        WeightsError: what was asked for cannot be loaded.
+    """
+    if source != 'auto':
+        return load_backbone_weights(network, source)
+    try:
+        return load_backbone_weights(network, 'imagenet')
+    except WeightsError as error:
+        print(f'note: training from a random start: {error}', file=sys.stderr)
+        return load_backbone_weights(network, 'none')
 
 
 def _local_device(name: str) -> torch.device:

@@ -105,6 +105,20 @@ def test_a_failed_download_is_a_sentence_with_the_choices(cache, sequences, monk
         train(cache, sequences, replace(SMALL, backbone_weights='imagenet'))
 
 
+def test_without_a_network_training_starts_from_random_weights_and_says_so(
+    cache, sequences, monkeypatch, capsys
+):
+    from urllib.error import URLError
+
+    def no_network(*args, **kwargs):
+        raise URLError('no route to host')
+
+    monkeypatch.setattr('torchvision.models.WeightsEnum.get_state_dict', no_network)
+    result = train(cache, sequences, replace(SMALL, backbone_weights='auto', epochs=1))
+    assert result.recipe['backbone_weights'] == 'none (random start)'
+    assert 'random start' in capsys.readouterr().err
+
+
 def test_published_network_is_the_default():
     """MobileNetV2 1280 -> 2048 -> 7, in metres: [H], section IV."""
     network = PoseRegressor(NetworkSettings())

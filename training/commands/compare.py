@@ -8,8 +8,6 @@ from pathlib import Path
 
 from pose_reloc.errors import SettingsError
 from training.commands.arguments import add_dataset_arguments, open_from
-from training.losses import LOSSES
-from training.settings import load_preset
 
 HELP = (
     'Trains the losses of both papers on one dataset, each with the same preset, seed and budget, '
@@ -30,14 +28,14 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         '--out', required=True, metavar='DIR', help='scenes, results, compare.{json,md,png}'
     )
-    parser.add_argument('--losses', metavar='A,B,...', help=f'default: {",".join(LOSSES)}')
+    parser.add_argument('--losses', metavar='A,B,...', help='default: all')
     parser.add_argument(
         '--preset', default='fast', help='fast (default), paper (as published), or a YAML'
     )
     parser.add_argument('--minutes', type=float, help='of training for each loss')
     parser.add_argument('--epochs', type=int, help='for each loss instead')
     parser.add_argument(
-        '--backbone-weights', metavar='SOURCE', help='imagenet (default), none, or a FILE'
+        '--backbone-weights', metavar='SOURCE', help='as in train: imagenet, none, or a FILE'
     )
     parser.add_argument(
         '--depth-range',
@@ -72,6 +70,8 @@ def run(args) -> int:
 
 
 def _losses(names: str | None) -> list[str]:
+    from training.losses import LOSSES
+
     if names is None:
         return list(LOSSES)
     losses = list(dict.fromkeys(name.strip() for name in names.split(',')))
@@ -83,6 +83,8 @@ def _losses(names: str | None) -> list[str]:
 
 def _settings(args):
     """The preset with the changes that the command line asks for."""
+    from training.settings import load_preset
+
     if args.epochs is not None and args.minutes is not None:
         raise SettingsError('give --epochs or --minutes, not both')
     settings = load_preset(args.preset)

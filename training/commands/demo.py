@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from pose_reloc.errors import SettingsError
-from pose_reloc.geometry import invert_pose, pose_matrix
 
 HELP = (
     'Renders a furnished room, trains a scene on it, records a second walk as a bag, replays the '
@@ -24,15 +23,13 @@ EXAMPLES = """\
 
 # A robot's camera: 20 cm in front of and 1.2 m above the base, looking ahead, tilted up by 3 deg.
 _TILT = np.deg2rad(3.0)
-_BASE_T_CAMERA = pose_matrix(
-    np.array(
-        [
-            [0.0, np.sin(_TILT), np.cos(_TILT)],
-            [-1.0, 0.0, 0.0],
-            [0.0, -np.cos(_TILT), np.sin(_TILT)],
-        ]
-    ),
-    [0.2, 0.0, 1.2],
+_BASE_T_CAMERA = np.array(
+    [
+        [0.0, np.sin(_TILT), np.cos(_TILT), 0.2],
+        [-1.0, 0.0, 0.0, 0.0],
+        [0.0, -np.cos(_TILT), np.sin(_TILT), 1.2],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
 )
 _FRAME_RATE_HZ = 5
 _FIRST_STAMP = 1_700_000_000_000_000_000  # any; fixed, so that the bag is the same every time
@@ -123,6 +120,7 @@ def _say(step: int, text: str) -> None:
 
 def _record(path: Path, samples) -> None:
     """Writes the samples as the bag of a robot, replacing the one of an earlier demo."""
+    from pose_reloc.geometry import invert_pose
     from training.datasets.bag import Recording, write_bag
 
     if (path / 'metadata.yaml').is_file():

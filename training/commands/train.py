@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from pose_reloc.errors import DatasetError, SettingsError
 from training.commands.arguments import add_dataset_arguments, open_from
-from training.commands.map import landmark_summary
-from training.processes import leads
-from training.settings import TrainSettings, load_preset, parse_assignments
+from training.commands.map import (
+    add_mapping_arguments,
+    landmark_summary,
+    mapping_settings_from,
+)
+
+if TYPE_CHECKING:  # torch, which --help does not wait for
+    from training.settings import TrainSettings
 
 HELP = 'Trains a scene model on the training split of a dataset and writes one scene file.'
 EXAMPLES = """\
@@ -20,6 +28,8 @@ EXAMPLES = """\
       --backbone-weights mobilenet_v2.pth
   pose_reloc train --dataset 7scenes --path chess --out chess.scene \\
       --loss posenet --set loss.beta=250 --set network.rotation=6d --set views.sigma_m=0.3
+  pose_reloc train --dataset bag --path my_bag --out office.scene
+  pose_reloc train --dataset bag --path monday tuesday --test-path friday --out office.scene
   pose_reloc train --dataset 7scenes --path chess --out chess.scene --resume
   torchrun --nproc_per_node=4 -m pose_reloc.cli train --dataset 7scenes ...
 """
@@ -46,7 +56,8 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         '--backbone-weights',
         metavar='SOURCE',
-        help='imagenet (default: torchvision downloads them), none, or a FILE with a state dict',
+        help='imagenet (torchvision downloads them), none, or a FILE with a state dict '
+        '(default: imagenet, or none with a note where they cannot be downloaded)',
     )
     parser.add_argument('--short-side', type=int, metavar='PIXELS', help="of the network's input")
     parser.add_argument('--batch', type=int)
@@ -67,6 +78,10 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         '--no-map', action='store_true', help='no landmarks: poses stay those of the regressor'
+    )
+    add_mapping_arguments(parser)
+    parser.add_argument(
+        '--no-report', action='store_true', help='do not evaluate the scene when it is done'
     )
     parser.add_argument('--resume', action='store_true', help='continue the run of that folder')
     parser.add_argument('--name', help='name of the scene (default: the name of --out)')
@@ -92,6 +107,8 @@ _OPTIONS = {
 
 def settings_from(args) -> TrainSettings:
     """The preset with the changes that the command line asks for."""
+    from training.settings import load_preset, parse_assignments
+
     if args.epochs is not None and args.minutes is not None:
         raise SettingsError('give --epochs or --minutes, not both')
     values = parse_assignments(args.set)
@@ -106,20 +123,29 @@ def settings_from(args) -> TrainSettings:
 def run(args) -> int:
     """Trains and writes the scene file."""
     from training.build import build_scene, with_landmarks
-    from training.mapping import MappingSettings
+    from training.mapping import MappingSettings, build_landmarks
+    from training.processes import leads
+    from training.seen_points import with_seen_points
 
     out = Path(args.out).expanduser()
     if not out.parent.is_dir():
         raise SettingsError(f'the folder {out.parent} of --out does not exist; create it first')
     settings = settings_from(args)
+    mapping = None if args.no_map else mapping_settings_from(args)
     dataset = open_from(args)
     if leads():
-        for warning in dataset.warnings:
-            print(f'note: {warning}')
+        for note in [*dataset.notes, *dataset.warnings]:
+            print(f'note: {note}')
         print(
             f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
             f'{settings.loss.name} loss, {_budget(settings)}'
         )
+    landmarks = None
+    if _lacks_depth(dataset, settings):
+        if leads():
+            print('no depth: landmarks come first, to know how far away things are')
+        landmarks = build_landmarks(dataset.train, mapping or MappingSettings())
+        dataset = replace(dataset, train=with_seen_points(dataset.train, landmarks))
     folder = Path(args.run).expanduser() if args.run else out.with_suffix(f'{out.suffix}.run')
     name, command = args.name or out.stem, ' '.join(sys.argv[1:])
     try:
@@ -131,9 +157,9 @@ def run(args) -> int:
         return 0
     scene, recipe = built.scene, built.result.recipe
     scene.save(out)  # before mapping, which may be interrupted
-    if not args.no_map:
+    if mapping:
         try:
-            scene = with_landmarks(scene, dataset.train, MappingSettings())
+            scene = with_landmarks(scene, dataset.train, mapping, landmarks)
             scene.save(out)
             print(landmark_summary(scene))
         except DatasetError as error:
@@ -146,16 +172,41 @@ def run(args) -> int:
     last = built.result.history[-1]
     if 'median_position_m' in last:
         print(
-            f'held-out frames ({recipe["images_held_out"]}): median '
+            f'held-out frames ({recipe["images_held_out"]}), regressor alone: median '
             f'{last["median_position_m"]:.2f} m, {last["median_rotation_deg"]:.1f} deg'
         )
     else:
         print('no held-out frames: the covariance is the spread of the training poses')
-    print(
-        f'next: pose_reloc evaluate --scene {out} --dataset {args.dataset} --path {args.path} '
-        '--split test'
-    )
+    if not args.no_report:
+        _report(scene, dataset, settings, out, folder)
     return 0
+
+
+def _lacks_depth(dataset, settings: TrainSettings) -> bool:
+    """True if the loss must know how far away things are, and the dataset does not say."""
+    from training.losses import LOSSES
+
+    if all(sample.depth_loader or sample.points_loader for sample in dataset.train):
+        return False
+    loss = LOSSES[settings.loss.name]
+    if loss.needs_global_range:
+        return settings.loss.depth_range is None
+    return loss.needs_depth_range or loss.needs_points
+
+
+def _report(scene, dataset, settings: TrainSettings, out: Path, folder: Path) -> None:
+    """Evaluates the scene, prints the table and writes a page beside the scene file."""
+    from training.report import print_table, write_results
+    from training.verdict import verdict
+
+    found = verdict(scene, dataset, settings.validation, settings.device)
+    if found is None:
+        print('no report: there is no test split, and nothing was held out')
+        return
+    print_table(found.title, found.evaluation.summary())
+    page, numbers = out.with_suffix('.html'), folder / 'evaluation.json'
+    files = SimpleNamespace(html=page, json=numbers, picture=None, tum=None)
+    write_results(files, found.title, found.evaluation, found.scene, found.images)
 
 
 def _budget(settings: TrainSettings) -> str:

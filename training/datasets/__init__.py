@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_reloc.camera import Camera
+from pose_reloc.camera import MAX_PIXELS, Camera
 from pose_reloc.errors import DatasetError
+from training.datasets.files import image_size
 from training.datasets.options import checked_options
 
 # kind -> module; each has `load(path: Path, **options) -> Dataset`.
@@ -25,6 +26,7 @@ LOADERS = {
     'bundler': 'training.datasets.bundler',
     'tum': 'training.datasets.tum',
     'csv': 'training.datasets.csv_poses',
+    'bag': 'training.datasets.bag',
 }
 
 
@@ -33,7 +35,7 @@ class Sample:
     """One posed image.
 
     Attributes:
-        image_path: the colour image.
+        image_path: the colour image; only a name where `image_loader` gives it.
         camera: the camera that took it, with distortion.
         world_T_camera: its pose (4, 4), optical axes, metres.
         sequence: name of the recording it belongs to; consecutive samples are consecutive in time.
@@ -42,7 +44,9 @@ class Sample:
             camera, 0 where unknown; None where the source has no depth.
         points_loader: gives 3D points (N, 3) in the world that this image sees; None where the
             source has none.
-        image_loader: gives the image where the file alone is not it (undistorted on loading).
+        image_loader: gives the image where the file alone is not it (undistorted on loading, or one
+            of many in a bag).
+        container: the file that holds the image, where that is not `image_path`.
     """
 
     image_path: Path
@@ -53,6 +57,12 @@ class Sample:
     depth_loader: Callable[[], np.ndarray] | None = field(default=None, repr=False)
     points_loader: Callable[[], np.ndarray] | None = field(default=None, repr=False)
     image_loader: Callable[[], np.ndarray] | None = field(default=None, repr=False)
+    container: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file to be read for the image."""
+        return self.container or self.image_path
 
     def load_image(self) -> np.ndarray:
         """uint8 RGB (H, W, 3).
@@ -96,12 +106,14 @@ class Dataset:
         name: for people.
         train, test: samples in the order of their sequences.
         warnings: what a user should know about the files (for `inspect`).
+        notes: what was chosen where the source leaves a choice.
     """
 
     name: str
     train: list[Sample]
     test: list[Sample]
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def split(self, name: str) -> list[Sample]:
         """The samples of split 'train' or 'test'.
@@ -150,7 +162,9 @@ def read_image(path: Path, flags: int | None = None) -> np.ndarray:
         rgb = True
     else:
         rgb = False
-    image = cv2.imdecode(data, flags) if data.size and not _truncated(data) else None
+    image = None
+    if data.size and not _truncated(data) and np.prod(image_size(path)) <= MAX_PIXELS:
+        image = cv2.imdecode(data, flags)
     if image is None:
         raise DatasetError(f'{path} is not a whole image (truncated or damaged); replace it')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if rgb else image

@@ -191,3 +191,52 @@ def test_real_room(data):
     assert np.median(found.nearest_m) == pytest.approx(0.23, abs=0.02)
     assert np.median(found.nearest_deg) == pytest.approx(9, abs=0.5)
     assert 0.5 < found.depth_range_m[0] < 1.2 and 2.5 < found.depth_range_m[1] < 4
+
+
+# Bags
+
+
+def robot(builder, tf=True, info=True):
+    camera = Camera(64, 48, 60.0, 60.0, 31.5, 23.5)
+    if info:
+        builder.info('/front/camera_info', 10**9, camera)
+    builder.transform('base_link', 'camera_optical_frame', 10**9, pose((0, 0, 1)), static=True)
+    for i in (*range(10), *range(40, 50)):
+        stamp = 10**9 + i * 100_000_000
+        if tf:
+            builder.transform('map', 'base_link', stamp, pose((0.1 * i, 0, 0)))
+        builder.image('/front/image_raw', stamp, np.full((48, 64, 3), i, np.uint8))
+    return builder
+
+
+def test_a_bag_shows_its_topics_frames_and_gaps(builder, tmp_path, capsys):
+    path = robot(builder).write(tmp_path / 'walk')
+    assert main(['inspect', '--dataset', 'bag', '--path', str(path)]) == 0
+    lines = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert '/front/image_raw Image 20 10.0 Hz, longest gap 3.10 s at 0.9 s' in lines
+    assert 'base_link 20 times, 10.0 Hz, longest gap 3.10 s at 0.9 s' in lines
+    assert 'camera_optical_frame static' in lines
+    assert 'poses TF map -> camera_optical_frame' in lines
+    assert 'images 20 0' in lines
+    assert not any('record' in line for line in lines)
+
+
+def test_a_bag_that_cannot_be_used_says_what_is_missing_and_how_to_record_it(
+    builder, tmp_path, capsys
+):
+    path = robot(builder, tf=False, info=False).write(tmp_path / 'walk')
+    assert main(['inspect', '--dataset', 'bag', '--path', str(path)]) == 2
+    out = capsys.readouterr().out
+    assert 'nothing on /front/camera_info' in out and 'TF has no frame map' in out
+    command = 'ros2 bag record -s mcap -o my_bag /front/image_raw /front/camera_info /tf /tf_static'
+    assert command in out
+    fixed = ['--camera', '60', '60', '31.5', '23.5', '--map-frame', 'base_link']
+    assert main(['inspect', '--dataset', 'bag', '--path', str(path), *fixed]) == 0
+
+
+def test_an_option_of_bags_is_refused_elsewhere(tmp_path, capsys):
+    assert main(['inspect', '--dataset', 'tum', '--path', str(tmp_path), '--max-gap', '1',
+                 '--map-frame', 'odom']) == 2  # fmt: skip
+    assert "tum datasets have no option 'map_frame'" in capsys.readouterr().err
+    assert main(['inspect', '--dataset', 'tum', '--path', str(tmp_path), str(tmp_path)]) == 2
+    assert 'one folder, not several' in capsys.readouterr().err

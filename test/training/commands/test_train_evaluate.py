@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from pose_reloc.camera import Camera
 from pose_reloc.cli import main
 from pose_reloc.scene import read_header
 
@@ -34,11 +36,19 @@ def test_train_then_evaluate(room, preset, tmp_path, capsys):
     assert main(['train', *where, '--out', str(scene), '--preset', preset]) == 0
     out = capsys.readouterr().out
     assert 'wrote' in out and 'held-out' in out
+    assert 'room on room (test split)' in out
+    assert (tmp_path / 'room.html').is_file()
     header = read_header(scene)
     assert header.recipe['epochs'] == 3 and header.recipe['images'] < 48
     run = tmp_path / 'room.scene.run'
     names = {p.name for p in run.iterdir()}
-    assert {'metrics.csv', 'metrics.json', 'curves.png', 'settings.json'} <= names
+    assert {
+        'evaluation.json',
+        'metrics.csv',
+        'metrics.json',
+        'curves.png',
+        'settings.json',
+    } <= names
     assert len(json.loads((run / 'metrics.json').read_text())) == 3
 
     names = {'json': 'out.json', 'html': 'out.html', 'picture': 'out.png', 'tum': 'out.txt'}
@@ -59,7 +69,7 @@ def test_train_then_evaluate(room, preset, tmp_path, capsys):
     assert values['frames'] == values['answered'] == 12 and values['answers'] == {'COARSE': 12}
     assert {'0.05m_5deg', '0.25m_10deg', '0.5m_15deg'} <= values['recall'].keys()
     assert values['train']['frames'] == 48 and values['train']['reprojection_px'] > 0
-    assert '<svg' in (tmp_path / 'out.html').read_text()
+    assert (tmp_path / 'out.html').read_text().startswith('<!DOCTYPE html>')
     for name in ('out.txt', 'out.truth.txt'):
         assert len((tmp_path / name).read_text().splitlines()) == 1 + 12
 
@@ -69,7 +79,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, 
 
     from training.trainer import Trainer
 
-    where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset]
+    where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset, '--no-report']
     whole, stopped = tmp_path / 'whole.scene', tmp_path / 'stopped.scene'
     assert main(['train', *where, '--out', str(whole)]) == 0
 
@@ -91,8 +101,36 @@ def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, 
     assert different == []
 
 
+def test_train_on_a_bag_with_nothing_else_said(builder, preset, tmp_path, capsys):
+    """It says what it picked, and is judged by what training held out: there is no test bag."""
+    camera = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
+    rng = np.random.default_rng(0)
+    builder.info('/front/camera_info', 0, camera)
+    for i in range(40):
+        stamp, pose = (i + 1) * 100_000_000, np.eye(4)
+        pose[:3, 3] = 0.1 * i, 0, 0
+        builder.transform('map', 'camera_optical_frame', stamp, pose)
+        builder.image('/front/image_raw', stamp, rng.integers(0, 255, (48, 64, 3), np.uint8))
+        builder.image('/front/depth', stamp, np.full((48, 64), 2000 + i, np.uint16))
+    bag, scene = builder.write(tmp_path / 'walk'), tmp_path / 'office.scene'
+    command = ['train', '--dataset', 'bag', '--path', str(bag), '--out', str(scene), '--no-map']
+    assert main([*command, '--preset', preset, '--epochs', '1']) == 0
+    out = capsys.readouterr().out
+    assert 'images /front/image_raw (40), camera /front/camera_info, poses TF map' in out
+    assert 'depth /front/depth' in out
+    held_out = read_header(scene).recipe['images_held_out']
+    assert held_out > 0
+    assert f'({held_out} training images that were held out; there is no test split)' in out
+    values = json.loads((tmp_path / 'office.scene.run' / 'evaluation.json').read_text())
+    # The baseline must not find the very image that is asked for.
+    assert (
+        values['frames'] == held_out and values['baselines']['retrieval']['median_position_m'] > 0
+    )
+    assert (tmp_path / 'office.html').is_file()
+
+
 def test_resume_with_other_settings_names_the_difference(room, preset, tmp_path, capsys):
-    where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset]
+    where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset, '--no-report']
     out = ['--out', str(tmp_path / 'a.scene')]
     assert main(['train', *where, *out]) == 0
     assert main(['train', *where, *out, '--resume', '--batch', '4']) == 2

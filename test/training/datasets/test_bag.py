@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
@@ -126,28 +127,83 @@ def test_a_folder_that_is_no_bag(tmp_path):
         Bag(tmp_path)
 
 
-def test_a_bag_of_ros_1(tmp_path):
+def test_something_that_is_no_bag(tmp_path):
     (tmp_path / 'old.bag').write_bytes(b'#ROSBAG V2.0\n')
-    with pytest.raises(BagError, match='ROS 1.*rosbags-convert'):
+    with pytest.raises(BagError, match='old.bag cannot be read.*rosbag reindex old.bag'):
         Bag(tmp_path / 'old.bag')
+    (tmp_path / 'notes.txt').write_text('hello')
+    with pytest.raises(BagError, match='notes.txt is not a bag'):
+        Bag(tmp_path / 'notes.txt')
 
 
 @pytest.mark.parametrize('text', ['', 'x: [', '[]', 'rosbag2_bagfile_information: 3'])
-def test_damaged_metadata(bag_path, text):
-    (bag_path / 'metadata.yaml').write_text(text)
-    with pytest.raises(BagError, match='cannot be read as a bag'):
-        Bag(bag_path)
+def test_without_its_metadata_a_bag_is_read_file_by_file(any_storage, recordings, text):
+    (any_storage / 'metadata.yaml').write_text(text)
+    with Bag(any_storage) as bag:
+        assert 'file by file' in bag.notes[0]
+        assert [m.stamp for m in bag.messages([TOPIC])] == [r.stamp for r in recordings]
+        assert bag.image_topic().count == 5
+
+
+def cut(path, part):
+    """Keeps only the first part of the file of a bag."""
+    file = next(p for p in path.iterdir() if p.suffix in ('.mcap', '.db3'))
+    data = file.read_bytes()
+    file.write_bytes(data[: int(part * len(data))])
 
 
 @pytest.mark.parametrize('part', [0.0, 0.3, 0.8])
-def test_a_truncated_file(any_storage, part):
-    file = next(p for p in any_storage.iterdir() if p.suffix in ('.mcap', '.db3'))
-    data = file.read_bytes()
-    file.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(BagError, match='cannot be read|damaged'):
-        with Bag(any_storage) as bag:
-            for _ in bag.messages([TOPIC]):
-                pass
+def test_a_database_that_was_cut_off(bag_path, copy_bag, tmp_path, part):
+    path = copy_bag(bag_path, tmp_path / 'copied', storage='SQLITE3')
+    cut(path, part)
+    with pytest.raises(BagError, match='cannot be read.*sqlite3 copied.db3 .recover'):
+        Bag(path)
+
+
+def test_a_file_without_a_beginning(bag_path):
+    cut(bag_path, 0.0)
+    with pytest.raises(BagError, match='cannot be read as a bag: .*empty'):
+        Bag(bag_path)
+
+
+@pytest.mark.parametrize('compression', ['NONE', 'STORAGE'])
+def test_a_recording_that_was_cut_off(tmp_path, compression):
+    """Cut at any byte, it gives the messages that lie before the cut, and they can be found."""
+    times = write_chunks(tmp_path / 'whole', compression)
+    data = (tmp_path / 'whole' / 'whole.mcap').read_bytes()
+    longest = 0
+    for end in np.linspace(len(data) // 20, len(data) - 1, 20).astype(int):
+        path = tmp_path / f'{end}.mcap'
+        path.write_bytes(data[:end])
+        with Bag(path) as bag:
+            if not bag.topics:
+                assert end < 1.1e6  # within the first chunk
+                continue
+            found = [m.time for m in bag.messages([TOPIC])]
+            assert found == times[: len(found)]
+            assert len(found) >= longest
+            longest = len(found)
+            assert bag.image_topic().count == longest
+            assert 'was cut off' in bag.notes[0]
+            assert all(bag.message_at(TOPIC, time).time == time for time in found[::9])
+    assert longest == len(times)
+
+
+def write_chunks(path, compression):
+    """Writes images of noise in four chunks of about 1 MB; returns when they were recorded."""
+    t = STORE.types
+    kind = 'sensor_msgs/msg/CompressedImage'
+    header = t['std_msgs/msg/Header'](t['builtin_interfaces/msg/Time'](1, 2), 'camera')
+    times = list(range(1000, 1080))
+    rng = np.random.default_rng(1)
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection(TOPIC, kind, typestore=STORE)
+        for time in times:
+            message = t[kind](header, 'jpeg', rng.integers(0, 255, 50_000, np.uint8))
+            writer.write(connection, time, STORE.serialize_cdr(message, kind))
+    return times
 
 
 def test_a_missing_file(bag_path):

@@ -1,0 +1,123 @@
+"""What a bag holds apart from pictures, read in one pass: stamps, cameras, frames and poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pose_reloc.errors import BagError
+from pose_reloc.ros.messages import MessageError
+from pose_reloc.ros.transforms import TransformTree
+from training.datasets.bag.poses import POSE_TYPES, PoseTopic
+from training.datasets.bag.reading import (
+    CAMERA_TYPE,
+    Bag,
+    Topic,
+    camera_info_topic,
+)
+
+
+@dataclass
+class ImageTopic:
+    """The images of one topic, in the order of their recording.
+
+    Attributes:
+        topic: its name, type and count.
+        frame: the frame of its first image; empty if it names none.
+        times: when each image was recorded, nanoseconds.
+        stamps: when each was taken, nanoseconds.
+    """
+
+    topic: Topic
+    frame: str = ''
+    times: list[int] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+
+
+@dataclass
+class BagContents:
+    """All of a bag but its pictures.
+
+    Attributes:
+        path: of the bag.
+        topics: all of them.
+        duration_s: from the first message to the last.
+        images: topic name to its images, depth included.
+        infos: topic name to its first CameraInfo.
+        tree: all of TF.
+        poses: topic name to its poses.
+        notes: what was wrong with the file.
+    """
+
+    path: Path
+    topics: list[Topic]
+    duration_s: float
+    images: dict[str, ImageTopic]
+    infos: dict[str, object]
+    tree: TransformTree
+    poses: dict[str, PoseTopic]
+    notes: list[str]
+
+    def info_of(self, image_topic: str):
+        """The CameraInfo that belongs to an image topic, or None."""
+        return self.infos.get(camera_info_topic(image_topic))
+
+
+def read_contents(path: Path) -> BagContents:
+    """Goes through a bag once. Damage in the middle ends it early, with a note.
+
+    Raises:
+        BagError: it cannot be opened.
+    """
+    with Bag(path) as bag:
+        contents = BagContents(
+            path,
+            bag.topics,
+            bag.duration_s,
+            {t.name: ImageTopic(t) for t in bag.topics if t.is_image},
+            {},
+            TransformTree(history=None),
+            {t.name: PoseTopic(t.name) for t in bag.topics if t.type in POSE_TYPES},
+            list(bag.notes),
+        )
+        _fill(contents, bag)
+    return contents
+
+
+def _fill(contents: BagContents, bag: Bag) -> None:
+    cameras = {t.name for t in contents.topics if t.type == CAMERA_TYPE}
+    transforms = set(bag.tf_topics)
+    wanted = [*transforms, *contents.images, *cameras, *contents.poses]
+    first = last = None
+    try:
+        for message in bag.messages(wanted):
+            last = message.time
+            first = last if first is None else first
+            if message.topic in contents.images:
+                _add_image(contents.images[message.topic], message)
+            elif message.topic in transforms:
+                bag.add_transforms(contents.tree, message)
+            elif message.topic in contents.poses:
+                bag.add_pose(contents.poses[message.topic], message)
+            elif message.topic not in contents.infos:
+                try:
+                    contents.infos[message.topic] = bag.decode(message)
+                except MessageError:
+                    continue
+    except BagError as error:
+        if last is None:
+            raise
+        contents.notes.append(f'{error}; the {(last - first) / 1e9:.1f} s before that are used')
+
+
+def _add_image(images: ImageTopic, message) -> None:
+    images.times.append(message.time)
+    images.stamps.append(message.stamp)
+    images.frame = images.frame or message.frame_id.removeprefix('/')
+
+
+def sorted_stamps(images: ImageTopic) -> np.ndarray:
+    """Stamps (N,) int64 in ascending order."""
+    return np.sort(np.array(images.stamps, dtype=np.int64))
