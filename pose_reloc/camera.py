@@ -19,6 +19,7 @@ _MODELS = {
     'rational_polynomial': (8, 12, 14),
     'equidistant': (4,),
 }
+MAX_PIXELS = 2**28  # of an image; more is damage or malice, and memory that nobody has
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Camera:
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not np.all(np.isfinite(numbers)):
             raise CameraError(f'the camera intrinsics hold NaN or infinity: {numbers}')
-        if not (1 <= self.width <= 65536 and 1 <= self.height <= 65536):
+        if not (1 <= self.width <= 65536 and 1 <= self.height <= 65536) or (
+            self.width * self.height > MAX_PIXELS
+        ):
             raise CameraError(f'the camera has an impossible size: {self.width}x{self.height}')
         if self.fx <= 0 or self.fy <= 0:
             raise CameraError(
@@ -94,8 +97,8 @@ class Camera:
             for name in ('fx', 'fy', 'cx', 'cy'):
                 fields[name] = float(fields[name])
             return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CameraError(f'not a camera: {values!r} ({error})') from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CameraError(f'not a camera: {values!r:.200} ({error!s:.200})') from error
 
     def to_dict(self) -> dict:
         """The fields as plain JSON types."""

@@ -5,7 +5,10 @@ stand 10 cm and 2 degrees apart. Landmarks are computed with poses that were mad
 (`training/pose_adjustment.py`). What the user calls the map are the poses as they were given, so an
 answer is carried back: the correction given-minus-adjusted is known at every training frame and is
 interpolated between them by Gaussian process regression (Rasmussen & Williams 2006, eq. 2.25-26)
-with a Matern 3/2 kernel over position and rotation. Exact poses give a correction of zero.
+with a Matern 3/2 kernel over position and rotation. How much of the corrections is drift, which
+neighbours share, and how much is noise, is told by the marginal likelihood (section 5.4): noise
+taken for drift would make answers far from all training frames look much worse than they are.
+Exact poses give a correction of zero.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.transform import Rotation
 
 # Chosen on blocks of 45 red kitchen training frames held out (docs/benchmarks.md).
 _LENGTH_M = 0.8
 _LENGTH_RAD = np.deg2rad(45.0)
-_NOISE = 0.01  # variance of the noise over that of the field
+# Variance of the noise over that of the field, to choose from. Less than the first only says that
+# consecutive frames err alike: with it, the stated error no longer fits at every distance.
+_NOISES = np.geomspace(0.01, 1.0, 5)
+_LEAST_VARIANCE = 1e-20  # m^2 or rad^2, of exact poses
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,13 @@ class DriftField:
         R = self.given[:, :3, :3] @ self.adjusted[:, :3, :3].transpose(0, 2, 1)
         offset = self.given[:, :3, 3] - self.adjusted[:, :3, 3]
         y_M6 = np.concatenate([offset, Rotation.from_matrix(R).as_rotvec()], axis=1)
-        K = _kernel(self.adjusted, self.adjusted) + _NOISE * np.eye(len(y_M6))
-        factor = cho_factor(K)
-        alpha = cho_solve(factor, y_M6)
-        object.__setattr__(self, '_factor', factor)
-        object.__setattr__(self, '_alpha', alpha)
-        # Maximum-likelihood variance of the field, axis by axis.
-        variance = (y_M6 * alpha).sum(axis=0) / max(len(y_M6), 1)
-        object.__setattr__(self, '_variance', np.maximum(variance, 0.0))
+        values_M, vectors_MM = np.linalg.eigh(_kernel(self.adjusted, self.adjusted))
+        projected_M6 = vectors_MM.T @ y_M6
+        fits = [_Fit.of(values_M, projected_M6, noise) for noise in _NOISES]
+        best = max(fits, key=lambda fit: fit.likelihood)
+        object.__setattr__(self, '_fit', best)
+        object.__setattr__(self, '_vectors', vectors_MM)
+        object.__setattr__(self, '_alpha', vectors_MM @ (projected_M6 / best.values_M[:, None]))
 
     def without(self, mask_M: np.ndarray) -> DriftField:
         """The field without the anchors of the mask, for calibration on held-out frames."""
@@ -62,11 +66,40 @@ class DriftField:
         """
         k_M = _kernel(pose[None], self.adjusted)[0]
         correction = k_M @ self._alpha
-        explained = k_M @ cho_solve(self._factor, k_M)
+        # Not `@`: BLAS would wake threads that keep spinning where the next network wants to run.
+        projected_M = np.einsum('m,mn->n', k_M, self._vectors)
+        explained = (projected_M**2 / self._fit.values_M).sum()
         moved = pose.copy()
         moved[:3, 3] += correction[:3]
         moved[:3, :3] = Rotation.from_rotvec(correction[3:]).as_matrix() @ pose[:3, :3]
-        return moved, np.diag(self._variance * max(1 + _NOISE - explained, _NOISE))
+        noise = self._fit.noise
+        return moved, np.diag(self._fit.variance_6 * max(1 + noise - explained, noise))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The field with one share of noise.
+
+    Attributes:
+        noise: variance of the noise over that of the field.
+        values_M: eigenvalues of the kernel matrix with the noise on its diagonal.
+        variance_6: of the field, axis by axis: that of the greatest likelihood.
+        likelihood: logarithm of the marginal likelihood, without its constant.
+    """
+
+    noise: float
+    values_M: np.ndarray
+    variance_6: np.ndarray
+    likelihood: float
+
+    @classmethod
+    def of(cls, values_M: np.ndarray, projected_M6: np.ndarray, noise: float) -> _Fit:
+        """From the eigenvalues of the kernel matrix and the corrections along its eigenvectors."""
+        values_M = np.maximum(values_M, 0.0) + noise
+        variance_6 = (projected_M6**2 / values_M[:, None]).sum(axis=0) / max(len(values_M), 1)
+        likelihood = len(values_M) * np.log(np.maximum(variance_6, _LEAST_VARIANCE)).sum()
+        likelihood += len(variance_6) * np.log(values_M).sum()
+        return cls(noise, values_M, variance_6, -likelihood / 2)
 
 
 def _kernel(a_N44: np.ndarray, b_M44: np.ndarray) -> np.ndarray:

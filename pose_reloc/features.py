@@ -1,8 +1,16 @@
-"""Local features of an image: keypoints and descriptors, the same for mapping and for queries."""
+"""Local features of an image: keypoints, descriptors and their matches.
+
+Mapping and queries use the same kind, which the scene remembers. One interface, `LocalFeatures`;
+RootSIFT is here, ALIKED in `aliked.py`. `open_features` makes the kind that settings name.
+"""
 
 from __future__ import annotations
 
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -10,16 +18,26 @@ import torch
 
 from pose_reloc.errors import SettingsError
 
+# Kind -> type of its descriptors. RootSIFT has no negative numbers.
+DESCRIPTOR_TYPES = {'rootsift': np.uint8, 'aliked': np.int8, 'aliked-lightglue': np.int8}
+
+# Unit vectors of 128 numbers are stored as bytes: what 1.0 is.
+_UNIT = {np.dtype(np.uint8): 512.0, np.dtype(np.int8): 256.0}
+
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """How features are found. A scene remembers them: a query must be described alike."""
+    """How features are found and matched. A scene remembers them: queries must be alike."""
 
+    kind: str = 'rootsift'  # of DESCRIPTOR_TYPES
     max_features: int = 1500  # strongest kept per image
     contrast_threshold: float = 0.01  # of SIFT; low, because indoor walls have little contrast
     max_side: int = 1024  # a larger image is shrunk to this first, pixels
 
     def __post_init__(self):
+        if self.kind not in DESCRIPTOR_TYPES:
+            kinds = ', '.join(DESCRIPTOR_TYPES)
+            raise SettingsError(f'unknown features {self.kind!r}; choose from {kinds}')
         for name in ('max_features', 'max_side'):
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value <= 100_000:
@@ -39,8 +57,7 @@ class Features:
 
     Attributes:
         uv: pixels (N, 2) float32 in the image as it was given; (0, 0) is the centre of a pixel.
-        descriptors: uint8 (N, 128): RootSIFT (Arandjelovic & Zisserman 2012) times 512, so that
-            the dot product of two descriptors divided by 512^2 is their cosine.
+        descriptors: (N, 128), unit vectors as bytes, see `quantised`.
     """
 
     uv: np.ndarray
@@ -54,66 +71,166 @@ class Features:
         return Features(self.uv[which], self.descriptors[which])
 
 
-DESCRIPTOR_SCALE = 512.0
+def quantised(unit_N128: np.ndarray, kind: type) -> np.ndarray:
+    """Unit vectors as np.uint8 (no negative numbers) or np.int8; parts above 0.498 are cut off."""
+    limits = np.iinfo(kind)
+    return np.rint(unit_N128 * _UNIT[np.dtype(kind)]).clip(limits.min, limits.max).astype(kind)
 
 
-class FeatureExtractor:
-    """Finds RootSIFT features. For one caller at a time.
+def unit_descriptors(descriptors_N128: np.ndarray) -> torch.Tensor:
+    """Descriptors as they are stored to unit vectors (N, 128) float32."""
+    return torch.from_numpy(descriptors_N128).float() / _UNIT[descriptors_N128.dtype]
+
+
+class LocalFeatures(ABC):
+    """Finds features in images and matches them. For one caller at a time.
 
     Args:
         settings: see FeatureSettings.
+        device: where matching, and whatever else is a network, is computed.
     """
 
-    def __init__(self, settings: FeatureSettings = FeatureSettings()):
-        self.settings = settings
+    def __init__(self, settings: FeatureSettings, device: torch.device = torch.device('cpu')):
+        self.settings, self.device = settings, device
+
+    def extract(self, image_HW3: np.ndarray) -> Features:
+        """Features of a uint8 RGB image; none where it has no structure."""
+        height, width = image_HW3.shape[:2]
+        shrink = max(height, width) / self.settings.max_side
+        if shrink > 1:
+            size = (round(width / shrink), round(height / shrink))
+            image_HW3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+        found = self._detect(image_HW3)
+        # Edges are kept when an image is resized, so that pixel centres shift.
+        factor = np.array((width, height)) / image_HW3.shape[1::-1]
+        return Features(((found.uv + 0.5) * factor - 0.5).astype(np.float32), found.descriptors)
+
+    @abstractmethod
+    def _detect(self, image_HW3: np.ndarray) -> Features:
+        """Features of an image that is not too large."""
+
+    def match(
+        self, query: Features, others: Sequence[Features], size: tuple[int, int], ratio: float
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Matches of a query with each of some other images.
+
+        Args:
+            query, others: in pixels of one and the same pinhole camera.
+            size: its width and height.
+            ratio: see `nearest_matches`.
+
+        Returns:
+            For each of the others indices into the query and into it, of equal length.
+        """
+        return nearest_matches(query, others, ratio, self.device)
+
+
+def open_features(
+    settings: FeatureSettings, device: torch.device = torch.device('cpu')
+) -> LocalFeatures:
+    """The features of this kind.
+
+    Raises:
+        SettingsError: they need a package that is not installed.
+    """
+    if settings.kind == 'rootsift':
+        return RootSift(settings, device)
+    from pose_reloc.aliked import Aliked, AlikedLightGlue
+
+    kind = {'aliked': Aliked, 'aliked-lightglue': AlikedLightGlue}[settings.kind]
+    return kind(settings, device)
+
+
+class RootSift(LocalFeatures):
+    """SIFT with RootSIFT descriptors (Arandjelovic & Zisserman 2012)."""
+
+    def __init__(
+        self,
+        settings: FeatureSettings = FeatureSettings(),
+        device: torch.device = torch.device('cpu'),
+    ):
+        super().__init__(settings, device)
+        _keep_freed_memory()
         self._sift = cv2.SIFT_create(
             settings.max_features, contrastThreshold=settings.contrast_threshold
         )
 
-    def extract(self, image_HW3: np.ndarray) -> Features:
-        """Features of a uint8 RGB image; none where it has no structure."""
+    def _detect(self, image_HW3: np.ndarray) -> Features:
         grey = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY)
-        shrink = max(grey.shape) / self.settings.max_side
-        if shrink > 1:
-            size = (round(grey.shape[1] / shrink), round(grey.shape[0] / shrink))
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         keypoints, descriptors = self._sift.detectAndCompute(grey, None)
         if not keypoints:
             return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
         response = np.array([k.response for k in keypoints])
         order = np.argsort(-response, kind='stable')[: self.settings.max_features]
         uv = np.array([k.pt for k in keypoints], dtype=np.float32)[order]
-        # Edges are kept when an image is resized, so that pixel centres shift.
-        factor = np.array(image_HW3.shape[1::-1]) / grey.shape[::-1]
-        uv = ((uv + 0.5) * factor - 0.5).astype(np.float32)
         return Features(uv, root_sift(descriptors[order]))
 
 
 def root_sift(descriptors_N128: np.ndarray) -> np.ndarray:
-    """SIFT descriptors as RootSIFT: L1-normalised, square root, times 512, as uint8."""
+    """SIFT descriptors as RootSIFT: L1-normalised, square root, quantised."""
     total = np.maximum(descriptors_N128.sum(axis=1, keepdims=True), 1e-9)
-    return np.minimum(np.sqrt(descriptors_N128 / total) * DESCRIPTOR_SCALE, 255).astype(np.uint8)
+    return quantised(np.sqrt(descriptors_N128 / total), np.uint8)
 
 
-def mutual_matches(similarity_NM: torch.Tensor, ratio: float) -> tuple[np.ndarray, np.ndarray]:
-    """Matches of two sets of descriptors: each other's nearest, clearly nearer than the second.
+def nearest_matches(
+    query: Features,
+    others: Sequence[Features],
+    ratio: float,
+    device: torch.device = torch.device('cpu'),
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mutual nearest neighbours of a query's descriptors and those of each of some other images.
 
     Args:
-        similarity_NM: products of all descriptors (N, 128) and (M, 128), as float.
-        ratio: bound on the nearest distance over the second nearest in the other set.
+        query, others: features of the same kind.
+        ratio: bound on the nearest distance over the second nearest in the other image.
+
+    Returns:
+        For each of the others indices into the query and into it, of equal length.
+    """
+    # Scaling one side is enough, and cheaper.
+    scale = _UNIT[query.descriptors.dtype] ** 2
+    a = torch.from_numpy(query.descriptors).to(device).float() / scale
+    found = []
+    for other in others:
+        with torch.inference_mode():
+            product = a @ torch.from_numpy(other.descriptors).to(device).float().T
+        found.append(mutual_matches(product.cpu().numpy(), ratio))
+    return found
+
+
+def mutual_matches(cosine_NM: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+    """Each other's nearest, clearly nearer than the second in the other set.
+
+    Args:
+        cosine_NM: products of all unit vectors of two sets.
+        ratio: bound on the nearest distance over the second nearest in the second set.
 
     Returns:
         Indices into the two sets, of equal length.
     """
-    best, column = similarity_NM.max(dim=1)
-    row = similarity_NM.argmax(dim=0)
-    rows = torch.arange(len(column), device=column.device)
-    candidate = (row[column] == rows).nonzero()[:, 0]
-    rivals = similarity_NM[candidate]
-    rivals.scatter_(1, column[candidate, None], -1.0)
+    if 0 in cosine_NM.shape:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    column = cosine_NM.argmax(axis=1)
+    best = cosine_NM[np.arange(len(column)), column]
+    # Not the argmax over the first axis, which takes numpy five times as long.
+    candidate = np.flatnonzero(best == cosine_NM.max(axis=0)[column])
+    column, best, rivals = column[candidate], best[candidate], cosine_NM[candidate]
+    rivals[np.arange(len(candidate)), column] = -1.0
     # |a - b|^2 = 2 - 2 cos for unit vectors.
-    unit = DESCRIPTOR_SCALE**2
-    near = (unit - best[candidate]).clamp(min=0)
-    passed = near < ratio**2 * (unit - rivals.amax(dim=1))
-    chosen = candidate[passed]
-    return chosen.cpu().numpy(), column[chosen].cpu().numpy()
+    passed = np.maximum(1 - best, 0) < ratio**2 * (1 - rivals.max(axis=1))
+    return candidate[passed], column[passed]
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Makes the C library keep what SIFT frees (60 MB at 640x480) for the next image.
+
+    It would be given back to the system and fetched again page by page: 40 % of the time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library than glibc
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    mallopt(trim_threshold, 512 << 20)
+    mallopt(mmap_threshold, 32 << 20)  # the most that every glibc accepts

@@ -82,6 +82,17 @@ def invert_pose(a_T_b):
     return pose_matrix(b_R_a, -np.einsum('...ij,...j->...i', b_R_a, a_T_b[..., :3, 3]))
 
 
+def is_rigid(a_T_b, tolerance: float = 1e-3) -> bool:
+    """Whether matrices (..., 4, 4) are poses: finite, a rotation to the tolerance, and 0 0 0 1."""
+    a_T_b = np.asarray(a_T_b, dtype=np.float64)
+    if not np.all(np.isfinite(a_T_b)):
+        return False
+    R = a_T_b[..., :3, :3]
+    error = np.abs(np.swapaxes(R, -1, -2) @ R - np.eye(3)).max(initial=0)
+    error = max(error, np.abs(a_T_b[..., 3, :] - (0, 0, 0, 1)).max(initial=0))
+    return bool(error < tolerance and np.all(np.linalg.det(R) > 0))
+
+
 def pose_from_network(w_t_c, c_q_w):
     """`world_T_camera` (..., 4, 4) from what the papers' networks predict.
 

@@ -15,9 +15,18 @@ import torch
 from pose_reloc.camera import Camera
 from pose_reloc.drift import DriftField
 from pose_reloc.errors import SceneError, SettingsError
-from pose_reloc.features import DESCRIPTOR_SCALE, FeatureSettings
+from pose_reloc.features import (
+    DESCRIPTOR_TYPES,
+    Features,
+    FeatureSettings,
+    unit_descriptors,
+)
+from pose_reloc.geometry import is_rigid
 
 _SAMPLES = 32  # landmarks of a keyframe that stand for its view when views are compared
+_LEAST_OVERLAP = 0.01  # see `view_overlap`; keyframes below are of no use
+# So many times farther away than from their keyframe, landmarks overlap less than that.
+_FARTHEST = 2 ** np.sqrt(-np.log(_LEAST_OVERLAP))
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class LandmarkMap:
         frames: which training image each keyframe is (K,), an index into the scene's poses.
         starts: first landmark of each keyframe, and P at the end (K + 1,).
         points: landmarks (P, 3) float32 in their own world, metres.
-        descriptors: uint8 (P, 128), see `features.Features`.
+        descriptors: bytes (P, 128), see `features.quantised`.
         vocabulary: visual words (V, 128) float32, unit length.
         vlad: global descriptors (K, V * 128) float16, unit length.
         anchor_frames, anchor_poses: training images (M,) and their adjusted poses (M, 4, 4), see
@@ -56,7 +65,7 @@ class LandmarkMap:
             'frames': ((K,), np.signedinteger),
             'starts': ((K + 1,), np.signedinteger),
             'points': ((P, 3), np.floating),
-            'descriptors': ((P, 128), np.uint8),
+            'descriptors': ((P, 128), DESCRIPTOR_TYPES[self.features.kind]),
             'vocabulary': ((V, 128), np.float32),
             'vlad': ((K, V * 128), np.floating),
             'anchor_frames': ((M,), np.signedinteger),
@@ -70,6 +79,9 @@ class LandmarkMap:
                 raise SceneError(f'landmarks.{name} holds {array.dtype}, not {kind.__name__}')
             if array.dtype.kind == 'f' and not np.isfinite(array).all():
                 raise SceneError(f'landmarks.{name} holds NaN or infinity')
+        for name in ('poses', 'anchor_poses'):
+            if not is_rigid(getattr(self, name)):
+                raise SceneError(f'landmarks.{name} are no rigid poses')
         starts = self.starts
         if V == 0 or M == 0:
             raise SceneError('landmarks.vocabulary or landmarks.anchor_poses is empty')
@@ -81,7 +93,9 @@ class LandmarkMap:
         ]
         object.__setattr__(self, '_vlad_KF', torch.from_numpy(self.vlad.astype(np.float32)))
         # Landmarks are sorted by strength, so that evenly spaced ones are a fair sample.
-        object.__setattr__(self, '_sampled_KS3', self.points[np.array(sampled)].astype(np.float64))
+        sampled_KS3 = self.points[np.array(sampled)].astype(np.float64)
+        object.__setattr__(self, '_sampled_KS3', sampled_KS3)
+        object.__setattr__(self, '_reach', _Reach.of(sampled_KS3, self.poses))
 
     def __len__(self) -> int:
         return len(self.poses)
@@ -90,27 +104,44 @@ class LandmarkMap:
         """The field from the landmarks' frame to that of the training poses (N, 4, 4).
 
         Raises:
-            SceneError: a keyframe or an anchor is no training image, or a pose is none.
+            SceneError: a keyframe or an anchor is no training image.
         """
         for name in ('frames', 'anchor_frames'):
             index = getattr(self, name)
             if index.min() < 0 or index.max() >= len(train_world_T_camera):
                 raise SceneError(f'landmarks.{name} names images that the scene does not have')
-        try:
-            return DriftField(self.anchor_poses, train_world_T_camera[self.anchor_frames])
-        except ValueError as error:  # of scipy's Rotation
-            raise SceneError(f'landmarks.anchor_poses are not rigid: {error}') from error
+        return DriftField(self.anchor_poses, train_world_T_camera[self.anchor_frames])
+
+    def seen_from(self, keyframe: int, camera: Camera) -> Features:
+        """The landmarks of a keyframe as a pinhole camera in its place would see them."""
+        part = slice(*self.starts[keyframe : keyframe + 2])
+        pose = self.poses[keyframe]
+        local = (self.points[part] - pose[:3, 3]) @ pose[:3, :3]
+        return Features(camera.project(local), self.descriptors[part])
 
     def near(self, world_T_camera: np.ndarray, camera: Camera, count: int) -> np.ndarray:
         """Keyframes (at most `count`) that see what this view sees, best first."""
-        score = view_overlap(self._sampled_KS3, self.poses, world_T_camera, camera)
+        some = self._reach.candidates(world_T_camera, camera)
+        score = view_overlap(self._sampled_KS3[some], self.poses[some], world_T_camera, camera)
         best = np.argsort(-score, kind='stable')[:count]
-        return best[score[best] > 0]
+        return some[best[score[best] > _LEAST_OVERLAP]]
 
     def alike(self, vlad_F: np.ndarray, count: int) -> np.ndarray:
         """Keyframes whose global descriptor is most alike, best first."""
         similarity = self._vlad_KF @ torch.from_numpy(vlad_F)
         return np.argsort(-similarity.numpy(), kind='stable')[:count]
+
+    def reachable(self, world_T_camera: np.ndarray, covariance_66: np.ndarray) -> np.ndarray:
+        """Mask (K,) of the keyframes that can show what a camera at an uncertain pose sees.
+
+        Such a keyframe is no farther from the camera (3 sigma) than it is from its landmarks. Where
+        there is none the pose excludes nothing: something is wrong with it, which a gate will say.
+        """
+        own = np.linalg.norm(self._sampled_KS3 - self.poses[:, None, :3, 3], axis=2).max(axis=1)
+        away = np.linalg.norm(self.poses[:, :3, 3] - world_T_camera[:3, 3], axis=1)
+        sigma = np.sqrt(np.linalg.eigvalsh(covariance_66[:3, :3])[-1])
+        mask = away <= own + 3 * sigma
+        return mask if mask.any() else np.ones(len(self), dtype=bool)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """The arrays as they are stored in a scene file."""
@@ -128,6 +159,45 @@ class LandmarkMap:
             return cls(FeatureSettings(**features), **tensors)
         except (TypeError, SettingsError) as error:
             raise SceneError(f'the landmark map is malformed: {error}') from error
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Balls around the landmarks of each keyframe: in a large scene most are out of sight.
+
+    Attributes:
+        centre_K3, radius_K: of the balls, metres.
+        limit_K: from a camera farther away from the centre, the overlap is below _LEAST_OVERLAP.
+    """
+
+    centre_K3: np.ndarray
+    radius_K: np.ndarray
+    limit_K: np.ndarray
+
+    @classmethod
+    def of(cls, points_KS3: np.ndarray, poses_K44: np.ndarray) -> _Reach:
+        centre_K3 = points_KS3.mean(axis=1)
+        radius_K = np.linalg.norm(points_KS3 - centre_K3[:, None], axis=2).max(axis=1)
+        own_K = np.linalg.norm(points_KS3 - poses_K44[:, None, :3, 3], axis=2).max(axis=1)
+        return cls(centre_K3, radius_K, radius_K + _FARTHEST * own_K)
+
+    def candidates(self, world_T_camera: np.ndarray, camera: Camera) -> np.ndarray:
+        """Keyframes whose ball is near enough and touches the cone around the image, ascending."""
+        offset_K3 = self.centre_K3 - world_T_camera[:3, 3]
+        near = np.flatnonzero((offset_K3**2).sum(axis=1) < self.limit_K**2)
+        distance = np.maximum(np.linalg.norm(offset_K3[near], axis=1), 1e-9)
+        angle = np.arccos(np.clip(offset_K3[near] @ world_T_camera[:3, 2] / distance, -1, 1))
+        ball = np.arcsin(np.minimum(self.radius_K[near] / distance, 1))
+        inside = distance < self.radius_K[near]
+        return near[inside | (angle - ball < _half_angle(camera))]
+
+
+def _half_angle(camera: Camera) -> float:
+    """Of the cone around the optical axis that holds the image, radians."""
+    right, bottom = camera.width - 1, camera.height - 1
+    corners = np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]], dtype=float)
+    rays = camera.undistorted().unproject(corners, np.ones(4))
+    return float(np.arctan(np.linalg.norm(rays[:, :2], axis=1)).max())
 
 
 def view_overlap(points_KS3, poses_K44, world_T_camera, camera: Camera) -> np.ndarray:
@@ -155,11 +225,10 @@ def global_descriptor(descriptors_N128: np.ndarray, vocabulary_V128: np.ndarray)
     if len(descriptors_N128) == 0:
         return np.zeros(V * 128, dtype=np.float32)
     # torch, because the threads of numpy's BLAS wait for each other on a busy processor.
-    d_N128 = torch.from_numpy(descriptors_N128).float() / DESCRIPTOR_SCALE
+    d_N128 = unit_descriptors(descriptors_N128)
     words_V128 = torch.from_numpy(vocabulary_V128)
     # Descriptors and words have unit length: the nearest word has the largest product.
     word_N = (d_N128 @ words_V128.T).argmax(dim=1)
-    member_VN = (word_N == torch.arange(V)[:, None]).float()
-    sums = member_VN @ d_N128 - member_VN.sum(dim=1, keepdim=True) * words_V128
+    sums = torch.zeros_like(words_V128).index_add_(0, word_N, d_N128 - words_V128[word_N])
     sums = torch.nn.functional.normalize(sums, dim=1, eps=1e-9).ravel()
     return torch.nn.functional.normalize(sums, dim=0, eps=1e-9).numpy()

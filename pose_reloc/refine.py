@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pose_reloc.camera import Camera
-from pose_reloc.features import FeatureExtractor, Features, mutual_matches
+from pose_reloc.features import Features, open_features
 from pose_reloc.geometry import invert_pose, quaternion_from_rotation
 from pose_reloc.landmarks import LandmarkMap, global_descriptor
 
@@ -25,7 +25,7 @@ class RefineSettings:
 
     near: int = 2  # keyframes by view overlap with each guess
     alike: int = 2  # keyframes by global descriptor
-    second_try: int = 8  # of each, where the first ones do not give a pose
+    second_try: int = 4  # times as many of both, where these do not give a pose
     around: int = 6  # keyframes by view overlap with the first solution
     ratio: float = 0.9  # nearest over second nearest descriptor distance
     max_error_px: float = 8.0  # reprojection error of an inlier, at f = 500
@@ -57,6 +57,20 @@ class Refinement:
     timings: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for an image being one of this place, also where it could not be refined.
+
+    Attributes:
+        likeness: to the most similar keyframe: cosine of the global descriptors.
+        vote: the pose (4, 4) that most matches agree on, in the frame of the landmarks. It proves
+            nothing without a refinement. None where there are too few matches.
+    """
+
+    likeness: float
+    vote: np.ndarray | None = None
+
+
 class Refiner:
     """Refines poses with one landmark map. For one caller at a time."""
 
@@ -66,9 +80,8 @@ class Refiner:
         settings: RefineSettings = RefineSettings(),
         device: torch.device = torch.device('cpu'),
     ):
-        self.landmarks, self.settings, self.device = landmarks, settings, device
-        self._extractor = FeatureExtractor(landmarks.features)
-        self._descriptors = torch.from_numpy(landmarks.descriptors).to(device)
+        self.landmarks, self.settings = landmarks, settings
+        self._features = open_features(landmarks.features, device)
 
     def refine(
         self,
@@ -76,7 +89,7 @@ class Refiner:
         camera: Camera,
         guesses: list[np.ndarray],
         usable: np.ndarray | None = None,
-    ) -> tuple[Refinement | None, float]:
+    ) -> tuple[Refinement | None, Evidence]:
         """Computes the pose of an image from landmarks.
 
         Args:
@@ -86,44 +99,44 @@ class Refiner:
             usable: mask (K,) of the keyframes that may be used; None means all.
 
         Returns:
-            The refinement, None where too few landmarks agree, and how much the image resembles
-            the most similar keyframe: cosine of the global descriptors.
+            The refinement, None where too few landmarks agree, and the evidence.
         """
         clock = _Clock()
-        features = self._extractor.extract(image_HW3)
+        features = self._features.extract(image_HW3)
         clock.lap('features')
         vlad = global_descriptor(features.descriptors, self.landmarks.vocabulary)
         alike = _allowed(self.landmarks.alike(vlad, len(self.landmarks)), usable)
         likeness = float(self.landmarks.vlad[alike[0]].astype(np.float32) @ vlad) if alike else 0.0
         if len(features) < self.settings.min_inliers or not alike:
-            return None, likeness
-        query = _Query(features, camera, self.device)
+            return None, Evidence(likeness)
+        query = _Query(features, camera)
         near = [
             _allowed(self.landmarks.near(guess, camera, len(self.landmarks)), usable)
             for guess in guesses
         ]
         matches, found = _Matches.none(), None
-        for counts in ((self.settings.near, self.settings.alike), (self.settings.second_try,) * 2):
-            candidates = [k for n in near for k in n[: counts[0]]] + alike[: counts[1]]
+        for times in (1, self.settings.second_try):
+            candidates = [k for n in near for k in n[: times * self.settings.near]]
+            candidates += alike[: times * self.settings.alike]
             matches = self._match(query, candidates, matches)
             clock.lap('match')
             found = self._solve(query, matches)
             clock.lap('pnp')
-            if found:
+            if self._proves(found):
                 break
         else:
-            return None, likeness
+            return None, Evidence(likeness, found[0] if found else None)
         pose = found[0]
         around = _allowed(self.landmarks.near(pose, camera, self.settings.around), usable)
         matches = self._match(query, around, matches)
         clock.lap('match')
-        found = self._solve(query, matches, pose) or found
-        pose, inlier = found
+        again = self._solve(query, matches, pose)
+        pose = again[0] if self._proves(again) else pose
         pose, covariance, inlier = self._optimise(query, matches, pose)
         clock.lap('pnp')
         distinct = np.unique(features.uv[matches.query[inlier]], axis=0)
         if inlier.sum() < self.settings.min_inliers or len(distinct) < self.settings.min_points:
-            return None, likeness
+            return None, Evidence(likeness, pose)
         refinement = Refinement(
             pose,
             covariance,
@@ -133,24 +146,23 @@ class Refiner:
             len(inlier),
             clock.laps,
         )
-        return refinement, likeness
+        return refinement, Evidence(likeness, pose)
 
     def _match(self, query: _Query, keyframes: list[int], before: _Matches) -> _Matches:
         """Adds the matches with these keyframes to those that were found before."""
-        rows, columns, sources = [before.query], [before.landmark], [before.keyframe]
-        tried = set(before.tried)
-        with torch.inference_mode():
-            for keyframe in keyframes:
-                if keyframe in tried:
-                    continue
-                tried.add(keyframe)
-                start, end = self.landmarks.starts[keyframe : keyframe + 2]
-                similarity = query.descriptors @ self._descriptors[start:end].float().T
-                row, column = mutual_matches(similarity, self.settings.ratio)
-                rows.append(row)
-                columns.append(start + column)
-                sources.append(np.full(len(row), keyframe))
-        return _Matches(*(np.concatenate(x) for x in (rows, columns, sources)), tried)
+        fresh = [k for k in dict.fromkeys(keyframes) if k not in before.tried]
+        if not fresh:
+            return before
+        others = [self.landmarks.seen_from(k, query.camera) for k in fresh]
+        size = (query.camera.width, query.camera.height)
+        found = self._features.match(query.features, others, size, self.settings.ratio)
+        starts = self.landmarks.starts[fresh]
+        return _Matches(
+            np.concatenate([before.query, *(row for row, _ in found)]),
+            np.concatenate([before.landmark, *(s + c for s, (_, c) in zip(starts, found))]),
+            np.concatenate([before.keyframe, np.repeat(fresh, [len(row) for row, _ in found])]),
+            before.tried | set(fresh),
+        )
 
     def _solve(self, query: _Query, matches: _Matches, start: np.ndarray | None = None):
         """LO-RANSAC: pose and mask of inliers, or None."""
@@ -161,7 +173,7 @@ class Refiner:
             return None
         initial = None if start is None else _poselib_pose(start)
         found, info = poselib.estimate_absolute_pose(
-            query.uv[matches.query],
+            query.features.uv[matches.query],
             self.landmarks.points[matches.landmark].astype(np.float64),
             query.camera_dict,
             {
@@ -172,19 +184,23 @@ class Refiner:
             {},
             initial,
         )
-        inlier = np.array(info['inliers'], dtype=bool)
-        if inlier.sum() < max(settings.min_inliers, settings.min_inlier_ratio * len(inlier)):
-            return None
         camera_T_world = np.eye(4)
         camera_T_world[:3] = found.Rt
-        return invert_pose(camera_T_world), inlier
+        return invert_pose(camera_T_world), np.array(info['inliers'], dtype=bool)
+
+    def _proves(self, found: tuple[np.ndarray, np.ndarray] | None) -> bool:
+        """Whether so many matches agree on a pose that it cannot be chance."""
+        if found is None:
+            return False
+        inlier, settings = found[1], self.settings
+        return inlier.sum() >= max(settings.min_inliers, settings.min_inlier_ratio * len(inlier))
 
     def _optimise(self, query: _Query, matches: _Matches, pose: np.ndarray):
         """Robust optimisation over all matches: pose, covariance (6, 6), inliers."""
         import poselib
 
         settings = self.settings
-        uv = query.uv[matches.query]
+        uv = query.features.uv[matches.query]
         points = self.landmarks.points[matches.landmark].astype(np.float64)
         scale = settings.loss_px * query.pixel
         for _ in range(2):
@@ -208,7 +224,8 @@ def pnp_covariance(uv_N2, points_N3, world_T_camera, camera: Camera, scale_px: f
     """Covariance of a camera pose from the reprojection of points, under a Cauchy loss.
 
     Inverse of the Gauss-Newton information, times the robust variance of a residual
-    (Triggs et al. 2000, section 9; weights of the Cauchy loss).
+    (Triggs et al. 2000, section 9; weights of the Cauchy loss). The matches of one pixel with
+    several keyframes share its error, so that together they count as one.
 
     Args:
         uv_N2: pixels in the pinhole camera.
@@ -229,6 +246,8 @@ def pnp_covariance(uv_N2, points_N3, world_T_camera, camera: Camera, scale_px: f
     residual = np.stack([x / z * camera.fx + camera.cx, y / z * camera.fy + camera.cy], 1) - uv_N2
     error = np.where(front, np.linalg.norm(residual, axis=1), np.inf)
     weight = np.where(front, 1 / (1 + (np.where(front, error, 0) / scale_px) ** 2), 0.0)
+    _, pixel_N = np.unique(uv_N2 @ (1, 1j), return_inverse=True)
+    weight /= np.maximum(np.bincount(pixel_N, weight), 1.0)[pixel_N]
     zero = np.zeros_like(z)
     project_N23 = np.stack(
         [
@@ -255,13 +274,13 @@ def robust_sigma(error_N: np.ndarray, scale_px: float) -> float:
 
 
 class _Query:
-    """Features of the query, undistorted."""
+    """Features of the query as its pinhole camera would see them."""
 
-    def __init__(self, features: Features, camera: Camera, device: torch.device):
+    def __init__(self, features: Features, camera: Camera):
         self.camera = camera.undistorted()
         rays = camera.unproject(features.uv, np.ones(len(features)))
-        self.uv = rays[:, :2] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
-        self.descriptors = torch.from_numpy(features.descriptors).to(device).float()
+        uv = rays[:, :2] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+        self.features = Features(uv, features.descriptors)
         self.pixel = camera.fx / 500  # pixels of this camera in one pixel at f = 500
         self.camera_dict = {
             'model': 'PINHOLE',

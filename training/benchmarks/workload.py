@@ -11,6 +11,8 @@ from training.cache import CacheSettings, TrainingCache, build_cache
 from training.datasets import Sample, open_dataset
 from training.datasets.synthetic import SyntheticSettings, write_scene
 
+_TRAINING_IMAGES = 350  # of the untrained scene, as of red kitchen
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -20,6 +22,8 @@ class BenchSettings:
         folder: where the built-in room and the caches go.
         devices: that are measured: 'cpu', 'cuda'.
         dataset, path, options: as `open_dataset`; path None means the built-in room.
+        scene: the file of a scene that was trained on this dataset, where a benchmark needs one.
+        foreign: kinds and paths of datasets of other places, for `wrong_places`.
         rounds: turns of each case.
         turn_seconds: how long a turn lasts at least.
         batch: images of a training step.
@@ -33,6 +37,8 @@ class BenchSettings:
     dataset: str = '7scenes'
     path: Path | None = None
     options: dict = field(default_factory=dict)
+    scene: Path | None = None
+    foreign: tuple[tuple[str, str], ...] = ()
     rounds: int = 5
     turn_seconds: float = 0.5
     batch: int = 64
@@ -40,13 +46,17 @@ class BenchSettings:
     short_side: int = 256
     compile: bool = True
 
-    def samples(self, count: int | None = None) -> list[Sample]:
-        """The first `count` training images, again from the start where there are fewer."""
+    def split(self, name: str) -> list[Sample]:
+        """The images of a split, 'train' or 'test'."""
         path = self.path
         if path is None:
             path = self.folder / 'room'
-            write_scene(path, SyntheticSettings(train_frames=(32, 32), test_frames=1))
-        samples = open_dataset(self.dataset, path, **self.options).split('train')
+            write_scene(path, SyntheticSettings(train_frames=(32, 32), test_frames=12))
+        return open_dataset(self.dataset, path, **self.options).split(name)
+
+    def samples(self, count: int | None = None) -> list[Sample]:
+        """The first `count` training images, again from the start where there are fewer."""
+        samples = self.split('train')
         count = len(samples) if count is None else count
         return [samples[i % len(samples)] for i in range(count)]
 
@@ -68,7 +78,8 @@ def untrained_scene(camera, short_side: int):
 
     from pose_reloc.network import PoseRegressor
     from pose_reloc.preprocess import network_camera
-    from pose_reloc.scene import SceneHeader, SceneModel
+    from pose_reloc.scene import Calibration, SceneHeader, SceneModel
+    from pose_reloc.uncertainty import CoarseCalibration
 
     torch.manual_seed(0)
     network = PoseRegressor()
@@ -78,7 +89,14 @@ def untrained_scene(camera, short_side: int):
         for name, tensor in network.backbone.state_dict().items()
     }
     header = SceneHeader(
-        'untrained', network.settings.to_dict(), camera, network_camera(camera, short_side)
+        'untrained',
+        network.settings.to_dict(),
+        camera,
+        network_camera(camera, short_side),
+        calibration=Calibration(coarse=CoarseCalibration(0.1, 0.1, 0.1)),
     )
-    features = np.full((1, 1280), 1280**-0.5, dtype=np.float16)
-    return SceneModel(header, weights, np.eye(4)[None], backbone, features, np.eye(6))
+    features = np.full((_TRAINING_IMAGES, 1280), 1280**-0.5, dtype=np.float16)
+    poses = np.tile(np.eye(4), (_TRAINING_IMAGES, 1, 1))
+    return SceneModel(
+        header, weights, poses, backbone, features, np.eye(6), train_features=features
+    )

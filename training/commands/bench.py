@@ -17,6 +17,9 @@ HELP = (
 EXAMPLES = """\
   pose_reloc bench
   pose_reloc bench inference startup --quick
+  pose_reloc bench refinement --dataset 7scenes --path chess --scene chess.scene
+  pose_reloc bench wrong_places --dataset 7scenes --path chess --scene chess.scene \
+      --foreign cambridge=ShopFacade
   pose_reloc bench training --dataset 7scenes --path chess --device cuda
 """
 
@@ -36,6 +39,18 @@ def add_arguments(parser) -> None:
         '--path', metavar='DIR', help='the folder of a dataset; default: the built-in room'
     )
     add_option_argument(parser)
+    parser.add_argument(
+        '--scene',
+        metavar='FILE',
+        help='trained on that dataset: for inference, refinement, wrong_places',
+    )
+    parser.add_argument(
+        '--foreign',
+        action='append',
+        default=[],
+        metavar='KIND=DIR',
+        help='a dataset of another place, for wrong_places; may be given several times',
+    )
 
 
 def run(args) -> int:
@@ -73,7 +88,7 @@ def run(args) -> int:
 def _settings(args):
     import torch
 
-    from pose_reloc.relocalizer import choose_device
+    from pose_reloc.backends import choose_device
     from training.benchmarks.workload import BenchSettings
 
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
@@ -85,6 +100,8 @@ def _settings(args):
         args.dataset,
         Path(args.path) if args.path else None,
         parse_options(args.option),
+        Path(args.scene) if args.scene else None,
+        tuple(_foreign(text) for text in args.foreign),
         **({'rounds': 3, 'turn_seconds': 0.2, 'steps': 1, 'compile': False} if args.quick else {}),
     )
     try:
@@ -92,6 +109,13 @@ def _settings(args):
     except OSError as error:
         raise SettingsError(f'cannot write the folder {args.out}: {error.strerror}') from error
     return settings
+
+
+def _foreign(text: str) -> tuple[str, str]:
+    kind, _, path = text.partition('=')
+    if not path:
+        raise SettingsError(f'--foreign {text!r}: expected KIND=DIR, for example 7scenes=office')
+    return kind, path
 
 
 def _heading(report: dict) -> str:
