@@ -15,11 +15,16 @@ from pose_reloc.errors import PoseRelocError
 COMMANDS = {
     'demo': ('training.commands.demo', 'the whole way on a built-in room, with a report'),
     'inspect': ('training.commands.inspect', 'what a dataset or bag holds and what it lacks'),
+    'convert': ('training.commands.convert', 'a dataset in the layout of 7-Scenes or COLMAP'),
     'train': ('training.commands.train', 'posed images to a scene file'),
     'map': ('training.commands.map', 'landmarks for a scene that has none'),
     'evaluate': ('training.commands.evaluate', 'errors of a scene on a dataset, with baselines'),
     'compare': ('training.commands.compare', 'every loss, trained alike, in one table'),
+    'align': ('training.commands.align', "a scene's place in the robot's map"),
     'replay': ('training.commands.replay', 'a bag through the real node, errors and latency'),
+    'report': ('training.commands.report', 'several runs on one page'),
+    'serve': ('training.commands.serve', 'a local page that answers pictures with poses'),
+    'export': ('training.commands.export', 'the network of a scene for other programs'),
     'bench': ('training.commands.bench', 'speed and memory beside floors and alternatives'),
 }
 

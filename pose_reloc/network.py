@@ -16,6 +16,7 @@ from torch import nn
 
 from pose_reloc.errors import SettingsError, WeightsError
 from pose_reloc.geometry import quaternion_from_rotation_torch, rotation_from_6d_torch
+from pose_reloc.preprocess import normalize
 
 ROTATIONS = {'quaternion': 4, '6d': 6}
 
@@ -99,6 +100,24 @@ class PoseRegressor(nn.Module):
 
     def forward(self, image_B3HW: torch.Tensor) -> PosePrediction:
         return self.pose(self.features(image_B3HW))
+
+
+class ImageRegressor(nn.Module):
+    """A PoseRegressor with the normalisation in front: bytes of an image in, pose out.
+
+    Every backend runs this graph, so that none can prepare images in its own way.
+    """
+
+    def __init__(self, network: PoseRegressor):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image_BHW3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """uint8 RGB images (B, H, W, 3) to `PosePrediction` and pooled features (B, F), float32."""
+        image_B3HW = normalize(image_BHW3).to(self.network.head[2].weight.dtype)
+        features_BF = self.network.features(image_B3HW)
+        w_t_c, c_q_w = self.network.pose(features_BF)
+        return w_t_c, c_q_w, features_BF.float()
 
 
 def _backbone(name: str) -> tuple[nn.Module, int]:

@@ -52,22 +52,30 @@ def to_network_image(image_HW3: np.ndarray, camera: Camera, target: Camera) -> n
             f'the image is {image_HW3.shape[1]}x{image_HW3.shape[0]} but its camera is '
             f'{camera.width}x{camera.height}; give the camera_info of this very image'
         )
-    # Averaging before sampling: a shrinking remap would alias.
-    scale = min(1.0, target.fx / camera.fx)
-    size = (max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
-    plain = camera.scaled(target.width, target.height)
-    if camera.is_pinhole and _same_rays(plain, target):
-        return _resize(image_HW3, (target.width, target.height))
-    small = camera.scaled(*size)
-    map_u, map_v = _maps(small, target)
-    return cv2.remap(_resize(image_HW3, size), map_u, map_v, cv2.INTER_LINEAR)
+    sizes, maps = _plan(camera, target)
+    for size in sizes:
+        image_HW3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+    if maps:
+        return cv2.remap(image_HW3, *maps, cv2.INTER_LINEAR)
+    size = (target.width, target.height)
+    return cv2.resize(image_HW3, size, interpolation=cv2.INTER_LINEAR)
 
 
-def _resize(image, size):
-    if size == (image.shape[1], image.shape[0]):
-        return np.ascontiguousarray(image)
-    shrinking = size[0] < image.shape[1]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+@lru_cache(maxsize=8)
+def _plan(camera: Camera, target: Camera):
+    """The sizes to average an image down to, one after another, and the maps to sample it with.
+
+    Each size is half of the one before, while that is at least twice too large: what is sampled
+    without averaging would alias. Means of 2x2 pixels are ten times as fast as those of fractions
+    of pixels. No maps: a resize does it.
+    """
+    sizes, small = [], camera
+    while 2 * target.fx <= small.fx and min(small.width, small.height) > 1:
+        sizes.append((small.width // 2, small.height // 2))
+        small = camera.scaled(*sizes[-1])
+    if small.is_pinhole and _same_rays(small.scaled(target.width, target.height), target):
+        return sizes, None
+    return sizes, small.undistort_map(target)
 
 
 def _same_rays(a: Camera, b: Camera) -> bool:
@@ -77,19 +85,27 @@ def _same_rays(a: Camera, b: Camera) -> bool:
     return bool(np.all(np.abs(rays * (b.fx, b.fy) + (b.cx, b.cy) - corners) < 0.5))
 
 
-@lru_cache(maxsize=8)
-def _maps(camera: Camera, target: Camera):
-    return camera.undistort_map(target)
-
-
 def normalize(image_BHW3):
     """uint8 images (B, H, W, 3) as a torch tensor to the network's input (B, 3, H, W).
 
     Runs on the tensor's device; the result is float32 in channels_last memory order, which is the
     order the bytes already have.
     """
-    import torch
-
-    mean = torch.tensor(IMAGENET_MEAN, device=image_BHW3.device) * 255
-    std = torch.tensor(IMAGENET_STD, device=image_BHW3.device) * 255
+    mean, std = _statistics(image_BHW3.device)
     return ((image_BHW3.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+_STATISTICS: dict = {}  # by device: copied there only once
+
+
+def _statistics(device):
+    """Mean and standard deviation in grey levels, on the device."""
+    if device not in _STATISTICS:
+        import torch
+
+        # Ordinary tensors, whatever the mode of the first caller: they serve training too.
+        with torch.inference_mode(False):
+            _STATISTICS[device] = tuple(
+                torch.tensor(x, device=device) * 255 for x in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+    return _STATISTICS[device]

@@ -2,7 +2,8 @@
 
 A cache is a folder of .npy files that is built beside its final place and renamed, so it is whole
 or absent, and two builders of the same cache do not disturb each other. Its name is a hash of the
-files (path, size, time of change), poses, cameras and settings it was made from.
+files (path, size, time of change), poses, cameras and settings it was made from. A checksum of its
+content is verified whenever it is opened: training on a damaged image would go unnoticed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from pose_reloc.camera import Camera
-from pose_reloc.errors import DatasetError, TrainingError
+from pose_reloc.errors import CameraError, DatasetError, TrainingError
+from pose_reloc.export import cache_folder
+from pose_reloc.files import temporary_folder
 from pose_reloc.geometry import invert_pose
 from pose_reloc.preprocess import network_camera, to_network_image
 from training.datasets import Sample
 
-_VERSION = 2
+_VERSION = 4
 _PERCENTILES = (0.025, 0.975)
 
 
@@ -53,6 +54,7 @@ class TrainingCache:
         depth_range: float64 (N, 2): 2.5 and 97.5 percentiles of all the depths an image sees,
             NaN where it sees none; None without points.
         global_depth_range: the same over all points of all images, or None.
+        sha256: of all of this: it tells one set of training data from another, on any machine.
     """
 
     camera: Camera
@@ -62,6 +64,7 @@ class TrainingCache:
     points: np.ndarray | None
     depth_range: np.ndarray | None
     global_depth_range: tuple[float, float] | None
+    sha256: str
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,18 +87,14 @@ def build_cache(
     if not samples:
         raise DatasetError('there are no images to cache')
     camera = network_camera(samples[0].camera, settings.short_side)
-    root = Path(root or os.environ.get('POSE_RELOC_CACHE') or '~/.cache/pose_reloc').expanduser()
+    root = Path(root).expanduser() if root else cache_folder()
     folder = root / _key(samples, settings)
     if not folder.is_dir():
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(root)
-            temporary = Path(tempfile.mkdtemp(dir=root, prefix=f'.building-{os.getpid()}-'))
-            try:
+            with temporary_folder(root, '.building-') as temporary:
                 _fill(temporary, samples, camera, settings)
                 _rename(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             raise TrainingError(
                 f'cannot write the training cache in {root}: {error.strerror}; '
@@ -108,11 +107,9 @@ def _key(samples: list[Sample], settings: CacheSettings) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, asdict(settings)]).encode())
     for sample in samples:
         try:
-            stat = sample.image_path.stat()
+            stat = sample.file.stat()
         except OSError as error:
-            raise DatasetError(
-                f'cannot read image {sample.image_path}: {error.strerror}'
-            ) from error
+            raise DatasetError(f'cannot read image {sample.file}: {error.strerror}') from error
         digest.update(f'{sample.image_path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}'.encode())
         digest.update(json.dumps(sample.camera.to_dict()).encode())
         digest.update(bytes([bool(sample.depth_loader), bool(sample.points_loader)]))
@@ -126,7 +123,12 @@ def _fill(folder: Path, samples: list[Sample], camera: Camera, settings: CacheSe
     has_points = all(sample.depth_loader or sample.points_loader for sample in samples)
 
     def create(name, dtype, shape):
-        return np.lib.format.open_memmap(folder / f'{name}.npy', 'w+', dtype, shape)
+        path = folder / f'{name}.npy'
+        array = np.lib.format.open_memmap(path, 'w+', dtype, shape)
+        # A full disk is an error here. Met later, when the map is written, it kills the process.
+        with open(path, 'r+b') as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     images = create('images', np.uint8, (N, H, W, 3))
     depth = create('depth', np.float16, (N, (H + 1) // 2, (W + 1) // 2)) if has_depth else None
@@ -168,7 +170,20 @@ def _fill(folder: Path, samples: list[Sample], camera: Camera, settings: CacheSe
     if points is not None:
         np.save(folder / 'depth_range.npy', ranges)
     meta = {'camera': camera.to_dict(), 'global_depth_range': histogram.range()}
+    meta['sha256'] = _checksum(folder, meta)
     (folder / 'meta.json').write_text(json.dumps(meta))
+
+
+def _checksum(folder: Path, meta: dict) -> str:
+    """sha256 of the arrays and the meta file; afterwards the arrays are on the disk."""
+    digest = hashlib.sha256(json.dumps([meta['camera'], meta['global_depth_range']]).encode())
+    for path in sorted(folder.glob('*.npy')):
+        digest.update(path.name.encode())
+        with open(path, 'rb') as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+            os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _small_filled_depth(depth_HW, sample: Sample, camera: Camera, shape) -> np.ndarray:
@@ -214,6 +229,8 @@ def _open(folder: Path) -> TrainingCache:
 
     try:
         meta = json.loads((folder / 'meta.json').read_text())
+        if meta['sha256'] != _checksum(folder, meta):
+            raise ValueError('its checksum is not that of its content')
         found = meta['global_depth_range']
         return TrainingCache(
             Camera.from_dict(meta['camera']),
@@ -223,8 +240,9 @@ def _open(folder: Path) -> TrainingCache:
             load('points'),
             load('depth_range'),
             tuple(found) if found else None,
+            meta['sha256'],
         )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, CameraError) as error:
         raise TrainingError(
             f'the training cache {folder} is damaged ({error}); delete that folder and try again'
         ) from error
@@ -236,11 +254,3 @@ def _rename(temporary: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():  # otherwise another process was faster: its cache is as good
             raise
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Deletes what killed builders left behind."""
-    for folder in root.glob('.building-*'):
-        pid = folder.name.split('-')[1]
-        if pid.isdigit() and not Path(f'/proc/{pid}').exists():
-            shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from pose_reloc.network import PosePrediction, PoseRegressor
-from pose_reloc.relocalizer import PRECISIONS
 from training import cpu_speed
 from training.losses import HomoscedasticLoss, PoseTarget, build_loss
 from training.processes import Processes
@@ -184,7 +183,7 @@ def _pays(settings: TrainSettings, device: torch.device, steps: int) -> bool:
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
     """The arithmetic of a precision setting; 'auto' is bf16 where the hardware has it."""
     if name != 'auto':
-        return PRECISIONS[name]
+        return getattr(torch, name)
     if device.type == 'cuda':
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -23,9 +23,9 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / 'settings.json').write_text(json.dumps(settings, indent=1) + '\n')
+            self._writer = _tensorboard_writer(path)
         except OSError as error:
             raise TrainingError(f'cannot write the run folder {path}: {error.strerror}') from error
-        self._writer = _tensorboard_writer(path)
 
     def add(self, history: list[dict]) -> None:
         """Writes metrics.csv, metrics.json and curves.png; adds the last row to TensorBoard."""
@@ -38,13 +38,13 @@ class RunFolder:
                 writer.writerows(history)
             (self.path / 'metrics.json').write_text(json.dumps(history, indent=1) + '\n')
             _curves(history).savefig(self.path / 'curves.png', dpi=110)
+            if self._writer:
+                for name in names:
+                    if name != 'epoch':
+                        self._writer.add_scalar(name, row[name], row['epoch'])
+                self._writer.flush()
         except OSError as error:
             raise TrainingError(f'cannot write {self.path}: {error.strerror}') from error
-        if self._writer:
-            for name in names:
-                if name != 'epoch':
-                    self._writer.add_scalar(name, row[name], row['epoch'])
-            self._writer.flush()
 
 
 def _tensorboard_writer(path: Path):

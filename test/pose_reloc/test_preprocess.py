@@ -58,17 +58,45 @@ def test_network_camera_keeps_the_aspect_ratio_and_the_view(size, short_side, ex
     np.testing.assert_allclose(small.project(rays), edges, atol=1e-9)
 
 
-def test_pinhole_is_resized_by_area():
+@pytest.mark.parametrize('factor', [2, 4, 8])
+def test_shrinking_by_a_power_of_two_takes_means(factor):
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    target = network_camera(PINHOLE, 256)
+    target = network_camera(PINHOLE, 480 // factor)
     found = to_network_image(image, PINHOLE, target)
-    np.testing.assert_array_equal(
-        found, cv2.resize(image, (341, 256), interpolation=cv2.INTER_AREA)
-    )
+    blocks = image.reshape(480 // factor, factor, 640 // factor, factor, 3)
+    # Rounded to whole grey levels at each halving.
+    assert np.abs(found - blocks.mean(axis=(1, 3))).max() <= 0.5 * np.log2(factor)
     assert found.flags.c_contiguous and found.dtype == np.uint8
+
+
+@pytest.mark.parametrize('short_side', [256, 128, 100, 61])
+def test_shrinking_by_any_factor_keeps_the_view(short_side):
+    target = network_camera(PINHOLE, short_side)
+    error = difference(to_network_image(photograph(PINHOLE), PINHOLE, target), photograph(target))
+    # A pixel that is many times larger is the mean over its area, not the colour of its centre.
+    assert error.mean() < 3 and np.quantile(error, 0.999) < 12
+
+
+def test_an_image_of_odd_size_keeps_its_edges():
+    odd = Camera(641, 481, 525, 525, 320, 240)
+    target = network_camera(odd, 120)
+    error = difference(to_network_image(photograph(odd), odd, target), photograph(target))
+    assert error.mean() < 1.5
+
+
+def test_an_image_of_the_right_size_stays_as_it_is():
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     same = to_network_image(image[:, ::-1], PINHOLE, PINHOLE)
     np.testing.assert_array_equal(same, image[:, ::-1])
     assert same.flags.c_contiguous
+
+
+def test_noise_is_averaged_as_the_image_shrinks():
+    """Of a sampled pixel it would keep its full spread, whatever the size of the target."""
+    noise = np.random.default_rng(0).normal(128, 30, (480, 640, 3)).clip(0, 255).astype(np.uint8)
+    for short_side in (256, 200, 128, 64):
+        found = to_network_image(noise, PINHOLE, network_camera(PINHOLE, short_side))
+        assert found.std() < 1.35 * noise.std() * short_side / 480
 
 
 @pytest.mark.parametrize('camera', [PINHOLE, LENS, FISHEYE], ids=['pinhole', 'lens', 'fisheye'])

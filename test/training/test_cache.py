@@ -23,7 +23,8 @@ def test_images_are_the_resized_files(samples, tmp_path):
     for sample, image in zip(samples, cache.images):
         whole = cv2.imread(str(sample.image_path))[..., ::-1]
         small = cv2.resize(whole, (80, 60), interpolation=cv2.INTER_AREA)
-        assert np.array_equal(image, small)
+        # Each halving rounds to whole grey levels.
+        assert np.abs(image.astype(int) - small).max() <= 1
     assert np.array_equal(cache.world_T_camera, [s.world_T_camera for s in samples])
 
 

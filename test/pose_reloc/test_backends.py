@@ -1,0 +1,298 @@
+"""Engines that run a scene's network: they agree, and the fastest is chosen by measurement."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pose_reloc import backends
+from pose_reloc.backends import BACKENDS, PRECISIONS, Backend, choose_device, open_backend
+from pose_reloc.errors import SceneError, SettingsError
+from pose_reloc.geometry import pose_from_network, pose_residual
+from pose_reloc.network import NetworkSettings, PoseRegressor
+from pose_reloc.relocalizer import Relocalizer
+
+CPU = torch.device('cpu')
+GPU = torch.cuda.is_available()
+# Compiling takes a minute, building an engine minutes.
+QUICK = [name for name, kind in BACKENDS.items() if kind.quick]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache that no other test has filled."""
+    folder = tmp_path / 'cache'
+    monkeypatch.setenv('POSE_RELOC_CACHE', str(folder))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def lively():
+    """A network that answers different images differently, as a trained one does."""
+    torch.manual_seed(0)
+    network = PoseRegressor(NetworkSettings(hidden=64)).train()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0  # takes the statistics of these images
+    with torch.no_grad():
+        network(2 * torch.randn(16, 3, 60, 80))
+        network.head[-1].weight.mul_(5)
+    return network.eval()
+
+
+@pytest.fixture
+def scene(lively, tiny_scene):
+    """A scene with the lively network."""
+    header = replace(tiny_scene.header, network=lively.settings.to_dict())
+    weights = {n: t.numpy().copy() for n, t in lively.state_dict().items()}
+    return replace(tiny_scene, header=header, weights=weights)
+
+
+def far_away(scene):
+    """The same scene far from the origin, where half precision would lose metres."""
+    far = np.array([1000.0, -2000.0, 30.0], dtype=np.float32)
+    return replace(scene, weights=scene.weights | {'translation_mean': far})
+
+
+@pytest.fixture
+def image(scene):
+    camera = scene.header.network_camera
+    shape = (1, camera.height, camera.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def published(scene, image_BHW3):
+    """The network as its paper runs it: floats in [0, 1], torchvision's constants, NCHW."""
+    x = torch.from_numpy(image_BHW3).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    network = scene.build_network()
+    with torch.inference_mode():
+        features = network.features((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+        w_t_c, c_q_w = network.pose(features)
+    return w_t_c.numpy(), c_q_w.numpy(), features.numpy()
+
+
+def open_or_skip(scene, device, precision, name, **options):
+    problem = backends.obstacle(name, torch.device(device), precision)
+    if problem:
+        pytest.skip(f'{name} {problem}')
+    return open_backend(scene, device, precision, name, **options)
+
+
+def difference(found, truth):
+    """Metres and degrees between the poses of two answers of a network, at most."""
+    poses = [pose_from_network(x[0].astype(float), x[1].astype(float)) for x in (found, truth)]
+    residual = np.abs(pose_residual(*poses))
+    return residual[:, :3].max(), np.rad2deg(residual[:, 3:].max())
+
+
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
+    not GPU, reason='there is no GPU'))])  # fmt: skip
+@pytest.mark.parametrize('name', QUICK)
+def test_every_backend_answers_what_the_published_network_does(scene, image, name, device):
+    backend = open_or_skip(scene, device, 'float32', name)
+    truth, other = published(scene, image), published(scene, image[:, ::-1].copy())
+    metres, degrees = difference(other, truth)
+    assert metres > 0.01 and degrees > 0.1  # the network looks at its image
+    for _ in range(2):  # what a call leaves behind must not change the answer to the next
+        found = backend(image)
+        backend(255 - image)
+        assert [x.dtype for x in found] == [np.float32] * 3
+        assert [x.shape for x in found] == [(1, 3), (1, 4), (1, 1280)]
+        metres, degrees = difference(found, truth)
+        assert metres < 1e-4 and degrees < 1e-3
+        np.testing.assert_allclose(found.features, truth[2], atol=1e-4)
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_half_precision_leaves_the_units_of_the_scene_exact(scene, image, name):
+    # Far from the origin: bfloat16 resolves 1000 m to 4 m.
+    far = np.array([1000.0, -2000.0, 30.0], dtype=np.float32)
+    scene = replace(scene, weights=scene.weights | {'translation_mean': far})
+    backend = open_or_skip(scene, 'cpu', 'bfloat16', name)
+    metres, degrees = difference(backend(image), published(scene, image))
+    assert 1e-4 < metres < 0.2 and degrees < 10
+
+
+def test_batches_are_answered_one_by_one(scene, image):
+    images = np.concatenate([image, 255 - image, image[:, ::-1]])
+    truth = [np.concatenate(x) for x in zip(*(published(scene, x[None]) for x in images))]
+    for name in ('torch', 'onnxruntime', 'openvino'):
+        if not backends.obstacle(name, CPU, 'float32'):
+            found = open_backend(scene, 'cpu', 'float32', name, batch=3)(images)
+            assert difference(found, truth)[0] < 1e-4
+
+
+def test_the_6d_rotation_and_other_backbones_are_exported_too(image, tiny_scene):
+    pytest.importorskip('onnx')
+    settings = NetworkSettings('squeezenet1_0', hidden=8, rotation='6d')
+    torch.manual_seed(0)
+    weights = {n: t.numpy() for n, t in PoseRegressor(settings).state_dict().items()}
+    header = replace(tiny_scene.header, network=settings.to_dict())
+    scene = replace(tiny_scene, header=header, weights=weights)
+    for name in ('onnxruntime', 'openvino'):
+        found = open_or_skip(scene, 'cpu', 'float32', name)(image)
+        metres, degrees = difference(found, published(scene, image))
+        assert metres < 1e-4 and degrees < 1e-3
+
+
+def test_the_compiled_network_is_the_network(scene, image, monkeypatch):
+    # Compiling itself takes minutes here; what is handed over and what fails is ours.
+    monkeypatch.setattr(torch, 'compile', lambda module, mode: module)
+    found = open_backend(scene, 'cpu', 'float32', 'compile')(image)
+    assert difference(found, published(scene, image))[0] < 1e-4
+
+    def fail(*_):
+        raise RuntimeError('no compiler\nand more')
+
+    monkeypatch.setattr(torch, 'compile', lambda module, mode: fail)
+    with pytest.raises(SettingsError, match='torch.compile does not work here: no compiler$'):
+        open_backend(scene, 'cpu', 'float32', 'compile')
+
+
+class Fake(Backend):
+    """Takes as many seconds as `speed` says, by a clock of its own."""
+
+    now, opened, speed = 0.0, [], {}
+
+    def __init__(self, source, device, precision):
+        super().__init__(source, device, precision)
+        Fake.opened.append(self.name)
+        if self.speed[self.name] is None:
+            raise RuntimeError('broken\nin detail')
+
+    def __call__(self, image_BHW3):
+        Fake.now += self.speed[self.name]
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """fakes(torch=0.02, quick=0.01) are then the only backends; None is one that fails."""
+
+    def install(**speed):
+        Fake.now, Fake.opened, Fake.speed = 0.0, [], speed
+        kinds = {name: type(name, (Fake,), {'name': name}) for name in speed}
+        monkeypatch.setattr(backends, 'BACKENDS', kinds)
+        monkeypatch.setattr(backends.time, 'perf_counter', lambda: Fake.now)
+        return Fake.opened
+
+    return install
+
+
+def test_auto_takes_the_fastest_and_says_so(tiny_scene, fakes, cache):
+    opened = fakes(torch=0.02, quick=0.01, slow=0.03)
+    chosen = open_backend(tiny_scene, 'cpu')
+    assert chosen.name == 'quick' and opened == ['torch', 'quick', 'slow']
+    assert str(chosen) == (
+        'quick, float32 on cpu (fastest of quick 10.0 ms, torch 20.0 ms, slow 30.0 ms)'
+    )
+
+
+def test_auto_measures_once_for_a_scene_and_a_machine(tiny_scene, fakes, cache):
+    opened = fakes(torch=0.02, quick=0.01)
+    first = open_backend(tiny_scene, 'cpu')
+    del opened[:]
+    again = open_backend(tiny_scene, 'cpu')
+    assert opened == ['quick'] and str(again) == str(first)
+    del opened[:]
+    tiny_scene.weights['head.5.bias'][0] += 1.0  # another scene
+    open_backend(tiny_scene, 'cpu')
+    assert opened == ['torch', 'quick']
+    del opened[:]
+    open_backend(tiny_scene, 'cpu', 'bfloat16')
+    assert opened == ['torch', 'quick']
+
+
+@pytest.mark.parametrize(
+    'text', ['', '[]', '{"gone": 0.1}', '{"torch": "fast"}', '{"torch": null}', '\udcff']
+)
+def test_a_damaged_choice_is_measured_again(tiny_scene, fakes, cache, text):
+    opened = fakes(torch=0.02, quick=0.01)
+    open_backend(tiny_scene, 'cpu')
+    (path,) = cache.glob('choice-*')
+    path.write_bytes(text.encode('utf-8', 'surrogateescape'))
+    del opened[:]
+    assert open_backend(tiny_scene, 'cpu').name == 'quick'
+    assert opened == ['torch', 'quick'] and set(json.loads(path.read_text())) == set(opened)
+
+
+def test_auto_passes_over_what_is_broken(tiny_scene, fakes, cache):
+    opened = fakes(torch=0.02, quick=None)
+    chosen = open_backend(tiny_scene, 'cpu')
+    assert chosen.name == 'torch' and 'quick does not work here: broken)' in str(chosen)
+    # Broken since it was chosen.
+    fakes(torch=0.02, other=0.01)
+    open_backend(tiny_scene, 'cpu')
+    opened = fakes(torch=0.02, other=None)
+    assert open_backend(tiny_scene, 'cpu').name == 'torch'
+    assert opened == ['other', 'torch', 'other']
+
+
+def test_auto_measures_for_about_a_second(tiny_scene, fakes, cache):
+    fakes(torch=0.5, quick=0.4)
+    open_backend(tiny_scene, 'cpu')
+    assert Fake.now < 3  # a warm-up and two calls of each
+
+
+def test_without_a_writable_cache_everything_still_works(scene, image, monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    monkeypatch.setenv('POSE_RELOC_CACHE', str(tmp_path / 'file' / 'cache'))
+    found = open_backend(scene, 'cpu')(image)
+    assert difference(found, published(scene, image))[0] < 1e-4
+
+
+def test_weights_that_do_not_fit_are_a_scene_error(tiny_scene):
+    del tiny_scene.weights['head.5.bias']
+    with pytest.raises(SceneError, match='head.5.bias'):
+        open_backend(tiny_scene, 'cpu')
+
+
+@pytest.mark.parametrize(
+    ('device', 'precision', 'backend', 'message'),
+    [
+        ('tpu9', 'auto', 'auto', "'tpu9'.*'auto' or 'cpu'"),
+        ('cpu', 'float7', 'auto', "'float7'.*float32, bfloat16, float16"),
+        ('cpu', 'auto', 'abacus', "'abacus'.*'auto' or one of torch"),
+        ('cpu', 'auto', 'cudagraph', "'cudagraph' computes on cuda, not on cpu"),
+        ('cpu', 'bfloat16', 'onnxruntime', "'onnxruntime' (computes in float32|needs)"),
+    ],
+)
+def test_what_does_not_go_together_is_said(tiny_scene, device, precision, backend, message):
+    with pytest.raises(SettingsError, match=message):
+        open_backend(tiny_scene, device, precision, backend)
+
+
+@pytest.mark.parametrize(('name', 'extra'), [('onnxruntime', 'onnx'), ('openvino', 'openvino')])
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    tiny_scene, name, extra, monkeypatch
+):
+    monkeypatch.setattr(backends, 'find_spec', lambda package: None if package == name else 1)
+    with pytest.raises(SettingsError, match=rf"needs {name}.*pip install 'pose_reloc\[{extra}\]'"):
+        open_backend(tiny_scene, 'cpu', backend=name)
+    assert open_backend(tiny_scene, 'cpu').name != name  # auto does without
+
+
+def test_float16_that_openvino_would_replace_in_silence_is_refused(tiny_scene):
+    pytest.importorskip('openvino')
+    core = __import__('openvino').Core()
+    if 'FP16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        pytest.skip('this processor has it')
+    with pytest.raises(SettingsError, match='not in float16'):
+        open_backend(tiny_scene, 'cpu', 'float16', 'openvino')
+
+
+def test_the_relocalizer_takes_the_backend_it_is_told(scene):
+    relocalizer = Relocalizer(scene, 'cpu', backend='torch')
+    assert relocalizer.describe() == 'torch, float32 on cpu'
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    found = relocalizer.localize(image).world_T_camera
+    auto = Relocalizer(scene, 'cpu')
+    assert auto.describe().startswith(auto.backend.name)
+    np.testing.assert_allclose(auto.localize(image).world_T_camera, found, atol=1e-4)
+
+
+def test_precisions_are_types_of_torch():
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in PRECISIONS)
+    assert choose_device('auto').type == ('cuda' if GPU else 'cpu')
