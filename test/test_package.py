@@ -1,6 +1,8 @@
 """The package as a whole: who may import whom, versions that agree, a text fit for any machine."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Modules whose load() runs what the file says.
+_UNPICKLERS = ('pickle', 'cPickle', 'dill', 'joblib', 'marshal', 'shelve')
 SOURCES = sorted(
     path
     for folder in ('pose_reloc', 'training', 'launch')
@@ -20,6 +24,7 @@ CORE = [path for path in SOURCES if path.parent == ROOT / 'pose_reloc']
 # Packages that only a ROS installation provides, by the first part of their name.
 ROS_PACKAGES = {
     'ament_index_python',
+    'bond',
     'builtin_interfaces',
     'cv_bridge',
     'diagnostic_msgs',
@@ -135,15 +140,15 @@ def test_no_window_is_opened(path):
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=name_of)
-def test_a_file_from_elsewhere_cannot_run_code(path):
-    assert unsafe_loads(parse(path)) == []
+def test_data_from_elsewhere_cannot_run_code(path):
+    assert unsafe_calls(parse(path)) == []
 
 
-def unsafe_loads(tree):
-    """Every call that can execute code hidden in the file it reads, as (line, name)."""
+def unsafe_calls(tree):
+    """Every call that can execute what stands in a file or a text, as (line, name)."""
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in ('pickle', 'dill', 'joblib'):
+        if isinstance(node, ast.ImportFrom) and node.module in _UNPICKLERS:
             found.append((node.lineno, node.module))
         if not isinstance(node, ast.Call):
             continue
@@ -154,11 +159,13 @@ def unsafe_loads(tree):
         }
         loads = function in ('load', 'loads', 'load_all', 'Unpickler')
         unsafe = (
-            (module in ('pickle', 'cPickle', 'dill', 'joblib') and loads)
+            (module in _UNPICKLERS and (loads or function == 'open'))
             or (name == 'torch.load' and keywords.get('weights_only') != 'True')
             or (module == 'yaml' and function.startswith(('unsafe_load', 'full_load')))
             or (module == 'yaml' and loads and 'SafeLoader' not in ast.unparse(node))
-            or (module in ('np', 'numpy') and loads and keywords.get('allow_pickle') == 'True')
+            or (loads and keywords.get('allow_pickle', 'False') != 'False')
+            or name in ('eval', 'exec', 'os.system', 'os.popen')
+            or keywords.get('shell', 'False') != 'False'
         )
         if unsafe:
             found.append((node.lineno, name))
@@ -178,11 +185,43 @@ def unsafe_loads(tree):
         ('yaml.safe_load(f)', True),
         ('np.load(f, allow_pickle=True)', False),
         ('np.load(f)', True),
+        ('np.load(f, allow_pickle=flag)', False),
         ('from pickle import load', False),
+        ('shelve.open(f)', False),
+        ('eval(text)', False),
+        ('model.eval()', True),
+        ('exec(text)', False),
+        ('os.system(text)', False),
+        ('subprocess.run(text, shell=True)', False),
+        ('subprocess.run(words)', True),
     ],
 )
-def test_the_rule_on_loading_knows_safe_from_unsafe(code, safe):
-    assert (unsafe_loads(ast.parse(code)) == []) == safe
+def test_the_rule_knows_safe_from_unsafe(code, safe):
+    assert (unsafe_calls(ast.parse(code)) == []) == safe
+
+
+ADVISORY = {'id': 'CVE-1', 'fix_versions': ['2'], 'aliases': [], 'description': ''}
+
+
+@pytest.mark.parametrize(
+    ('flaws', 'code', 'said'),
+    [
+        ([], 0, '1 packages, 0 known'),
+        ([ADVISORY], 1, 'thing 1: CVE-1, fixed in 2'),
+        ([ADVISORY | {'fix_versions': []}], 0, 'thing 1: CVE-1, fixed in no version yet'),
+        (None, 0, 'skipped, pip-audit could not ask for advisories (no network)'),
+    ],
+)
+def test_the_audit_reports_flaws_and_passes_without_a_network(flaws, code, said, tmp_path):
+    answer = {'dependencies': [{'name': 'thing', 'version': '1', 'vulns': flaws}]}
+    text = (
+        f'print({json.dumps(answer)!r})' if flaws is not None else "raise SystemExit('no network')"
+    )
+    (tmp_path / 'pip_audit.py').write_text(text)
+    command = [sys.executable, str(ROOT / 'environment' / 'audit.py')]
+    environment = os.environ | {'PYTHONPATH': str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == code and said in done.stdout
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=name_of)

@@ -24,11 +24,17 @@ class Outcome(str, Enum):
     """What became of one image. Every received image has exactly one."""
 
     ANSWERED = 'answered'  # ~/pose was published
-    REFUSED = 'refused'  # the relocalizer says LOST
+    REFUSED = 'refused'  # the relocalizer says LOST, or it does not fit the track
     UNMOUNTED = 'unmounted'  # ~/camera_pose was published, but TF does not know the mounting
     SKIPPED = 'skipped'  # nobody asked for it (mode on_demand), or rate_limit
     DROPPED = 'dropped'  # superseded by a newer image, too old, or stamped impossibly
     FAILED = 'failed'  # the image could not be used
+
+
+# Outcomes of images that could be used, whatever came of it.
+_USED = (Outcome.ANSWERED, Outcome.REFUSED, Outcome.UNMOUNTED)
+# So many failures and nothing else are no accident.
+_MANY = 3
 
 
 class Statistics:
@@ -185,7 +191,10 @@ def verdict(health: Health, numbers: Snapshot) -> tuple[Level, str]:
     if fresh and not health.on_demand:
         _judge_answers(health, numbers, errors, warnings)
     failed = numbers.recent.get(Outcome.FAILED, 0)
-    if failed:
+    used = sum(numbers.recent.get(outcome, 0) for outcome in _USED)
+    if failed >= _MANY and not used:
+        errors.append(f'none of the last {failed} images could be used; see the log')
+    elif failed:
         warnings.append(f'{failed} images could not be used in the last {_WINDOW_S:.0f} s')
     if errors:
         return Level.ERROR, '; '.join(errors + warnings)

@@ -6,6 +6,8 @@ module imports no ROS package at its top. Quaternions are xyzw in messages and w
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from pose_reloc.camera import Camera
@@ -110,11 +112,9 @@ def image_from_raw(message) -> np.ndarray:
     import cv2
 
     height, width, encoding = int(message.height), int(message.width), message.encoding
-    if encoding not in _LAYOUTS:
-        raise MessageError(
-            f'image encoding {encoding!r} cannot be used; supported: {", ".join(_LAYOUTS)}'
-        )
     _check_size(width, height)
+    if encoding not in _LAYOUTS:
+        return _image_through_cv_bridge(message)
     kind, channels = _LAYOUTS[encoding]
     dtype = np.dtype(kind).newbyteorder('>' if message.is_bigendian else '<')
     step = int(message.step) or width * channels * dtype.itemsize
@@ -133,6 +133,24 @@ def image_from_raw(message) -> np.ndarray:
     if code.startswith('COLOR_YUV') and width % 2:
         raise MessageError(f'a {encoding} image needs an even width, got {width}')
     return cv2.cvtColor(np.ascontiguousarray(pixels), getattr(cv2, code))
+
+
+def _image_through_cv_bridge(message) -> np.ndarray:
+    """Encodings that are not ours, such as nv21, where a ROS distribution has cv_bridge."""
+    problem = f'image encoding {message.encoding!r} cannot be used'
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        raise MessageError(
+            f'{problem}; supported: {", ".join(_LAYOUTS)}, and more with cv_bridge installed'
+        ) from None
+    try:
+        image = np.asarray(CvBridge().imgmsg_to_cv2(message, 'rgb8'))
+    except Exception as error:  # its own, TypeError of numpy, cv2.error, RuntimeError of boost
+        raise MessageError(f'{problem}: cv_bridge says {error}') from error
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise MessageError(f'{problem}: cv_bridge makes {image.dtype} {image.shape} of it')
+    return image
 
 
 def _view(data, dtype, shape, step: int) -> np.ndarray:
@@ -291,16 +309,45 @@ def _matrix(t, q) -> np.ndarray:
     xyz, q_xyzw = np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w])
     if not np.all(np.isfinite(xyz)):
         raise MessageError(f'a pose has the position {xyz}')
+    length = np.linalg.norm(q_xyzw)
+    if not 1e-12 < length < np.inf:
+        raise MessageError(f'a pose has the quaternion (xyzw) {q_xyzw}')
+    return pose_matrix(_rotation_from_xyzw(q_xyzw / length), xyz)
+
+
+# What ROS users know for this, where it is installed; else geometry.py, with the same result.
+
+
+@cache
+def _tf_transformations():
     try:
-        return pose_matrix(rotation_from_quaternion(wxyz_from_xyzw(q_xyzw)), xyz)
-    except ValueError as error:
-        raise MessageError(f'a pose has the quaternion (xyzw) {q_xyzw}') from error
+        import tf_transformations
+    except Exception:  # not only ImportError: old transforms3d do not survive a new numpy
+        return None
+    return tf_transformations
+
+
+def _rotation_from_xyzw(q_xyzw: np.ndarray) -> np.ndarray:
+    """Rotation matrix (3, 3) of a unit quaternion."""
+    known = _tf_transformations()
+    if known is None:
+        return rotation_from_quaternion(wxyz_from_xyzw(q_xyzw))
+    return np.asarray(known.quaternion_matrix(q_xyzw))[:3, :3]
+
+
+def _xyzw_from_rotation(R: np.ndarray) -> np.ndarray:
+    """Unit quaternion with w >= 0 of a rotation matrix (3, 3)."""
+    known = _tf_transformations()
+    if known is None:
+        return xyzw_from_wxyz(quaternion_from_rotation(R))
+    q_xyzw = np.asarray(known.quaternion_from_matrix(pose_matrix(R, np.zeros(3))))
+    return q_xyzw if q_xyzw[3] >= 0 else -q_xyzw
 
 
 def _fill(t, q, a_T_b) -> None:
     a_T_b = np.asarray(a_T_b, dtype=np.float64)
     t.x, t.y, t.z = (float(v) for v in a_T_b[:3, 3])
-    q_xyzw = xyzw_from_wxyz(quaternion_from_rotation(a_T_b[:3, :3]))
+    q_xyzw = _xyzw_from_rotation(a_T_b[:3, :3])
     q.x, q.y, q.z, q.w = (float(v) for v in q_xyzw)
 
 

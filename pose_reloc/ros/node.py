@@ -6,13 +6,13 @@ the newest image. Works with rclpy of Humble, Jazzy and Kilted.
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import signal
-import socket
+import os
 import sys
-import threading
 import time
 from dataclasses import replace
+from typing import NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -42,8 +42,16 @@ from pose_reloc.ros.diagnostics import (
     verdict,
 )
 from pose_reloc.ros.messages import stamp_ns
-from pose_reloc.ros.pipeline import Answer, CameraSource, Frame, Notices, Pipeline
+from pose_reloc.ros.pipeline import (
+    Answer,
+    CameraSource,
+    Frame,
+    Notices,
+    Pipeline,
+    is_gpu_error,
+)
 from pose_reloc.ros.publication import Publication, describe
+from pose_reloc.ros.signals import on_stop_signals
 from pose_reloc.ros.subscription import ImageSubscription, image_topics
 from pose_reloc.ros.tf_output import TfOutput
 from pose_reloc.ros.transforms import TransformSender, open_transforms, static_qos
@@ -52,7 +60,6 @@ from pose_reloc.ros.worker import Worker
 NODE_NAME = 'pose_reloc'
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _THROTTLE_S = 5.0
 # Dropped images that point to a wrong clock or a slow machine, rather than to a busy camera.
 _WORTH_A_WARNING = (('stamp is zero',), ('no clock',), ('too old',), ('in the future',))
@@ -63,7 +70,11 @@ def load_relocalizer(settings: parameters.NodeSettings):
     from pose_reloc.relocalizer import Relocalizer
 
     return Relocalizer.load(
-        settings.scene, settings.device, settings.precision, refine=settings.refine
+        settings.scene,
+        settings.device,
+        settings.precision,
+        refine=settings.refine,
+        backend=settings.backend,
     )
 
 
@@ -186,24 +197,41 @@ class RelocNode(LifecycleNode):
     def _activate(self) -> None:
         self.publication.arm()
         start = time.perf_counter()
-        self._relocalizer = self._load(self.settings)
-        loaded = time.perf_counter()
-        self._relocalizer.warm_up()
+        try:
+            self._relocalizer = self._load(self.settings)
+            loaded = time.perf_counter()
+            self._relocalizer.warm_up()
+        except Exception as error:
+            if not is_gpu_error(error):
+                raise
+            self._load_on_cpu()
+            loaded = time.perf_counter()
         warm = time.perf_counter()
         self._facts = {
             'scene': self._relocalizer.scene.header.name,
             'scene file': self.settings.scene,
-            'device': str(self._relocalizer.device),
-            'precision': str(self._relocalizer.dtype).removeprefix('torch.'),
+            'network': self._relocalizer.describe(),
             'tf_mode': self.settings.tf_mode,
         }
         self._open()
         self._active = True
         self.get_logger().info(
             f"scene '{self._facts['scene']}' loaded in {loaded - start:.1f} s, warmed up in "
-            f'{warm - loaded:.1f} s on {self._facts["device"]}; waiting for images on '
+            f'{warm - loaded:.1f} s; network: {self._facts["network"]}; waiting for images on '
             f"'{self._image_topic}'"
         )
+
+    def _load_on_cpu(self):
+        """Takes the place of a relocalizer whose GPU has failed; returns the new one."""
+        self._said.set(
+            'gpu',
+            'the GPU is out of memory or has failed: the CPU is used instead; deactivate and '
+            'activate the node to try the GPU again',
+        )
+        settings = replace(self.settings, device='cpu', precision='auto', backend='auto')
+        self._relocalizer = self._load(settings)
+        self._facts['network'] = self._relocalizer.describe()
+        return self._relocalizer
 
     def _open(self) -> None:
         """Opens TF, the inference thread and, last, the subscriptions to images."""
@@ -218,6 +246,7 @@ class RelocNode(LifecycleNode):
         self._pipeline = Pipeline(
             settings, self._relocalizer, self._transforms, camera, self._said, self._now,
             lambda text: self.get_logger().error(text, throttle_duration_sec=_THROTTLE_S),
+            self._load_on_cpu,
         )  # fmt: skip
         self.statistics.reset()
         self._worker = Worker(self._process)
@@ -270,7 +299,8 @@ class RelocNode(LifecycleNode):
         gc.collect()
         torch = sys.modules.get('torch')
         if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # the GPU is gone, and its memory with it
+                torch.cuda.empty_cache()
 
     # Images
 
@@ -300,7 +330,8 @@ class RelocNode(LifecycleNode):
                 self._displaced(frame, 'overtaken by a clock jump')
                 return
             self._publish(answer, frame)
-            if answer.outcome is not Outcome.DROPPED:
+            # A request waits on while its image was not looked at, or not yet believed.
+            if answer.outcome is not Outcome.DROPPED and not answer.undecided:
                 sentence = describe(answer, self.settings.map_frame)
                 self.demand.served(requests, answer.outcome is Outcome.ANSWERED, sentence)
         except Exception as error:  # the context may be shut down under this thread
@@ -395,10 +426,22 @@ def _stamp(frame: Frame) -> int:
     return stamp_ns(frame.message.header.stamp)
 
 
-def main(args=None) -> int:
-    """Runs the node until SIGINT or SIGTERM. Returns 0, or 2 if it cannot start."""
+def main(args=None) -> NoReturn:
+    """`reloc_node`: ends its process with 0 after SIGINT or SIGTERM, with 2 if it cannot start.
+
+    It ends at once when the node is closed. Python would spend a second of computing, many on a
+    busy robot, to put torch and its like away, and `ros2 launch` kills what takes too long.
+    """
+    code = _run(args)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(args) -> int:
+    """Runs the node until it is told to end; returns the exit code."""
     stop = Future()
-    _on_signals(lambda: stop.set_result(None))
+    on_stop_signals(lambda: stop.set_result(None))
     # rclpy's own handlers would shut the context down under the threads that still use it.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
@@ -416,29 +459,11 @@ def main(args=None) -> int:
         if node is not None:
             node.close()
         rclpy.try_shutdown()
-        # Python gives signals back their default, to kill, before the last of it has ended.
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        # Only when nothing refers to them any more does DDS take leave; else others believe for
+        # 20 s that the node is there.
+        node = None
+        gc.collect()
     return 0
-
-
-def _on_signals(act) -> None:
-    """Calls `act` on every SIGINT and SIGTERM, in a thread of its own.
-
-    No signal interrupts anything else: a second one, as `ros2 launch` sends when it is told twice,
-    does no harm to a node that is closing.
-    """
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    for number in _STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
-
-    def wait():
-        while reader.recv(1):
-            act()
-
-    threading.Thread(target=wait, name='signals', daemon=True).start()
 
 
 def _spin(node: RelocNode, stop: Future) -> None:
@@ -456,4 +481,4 @@ def _spin(node: RelocNode, stop: Future) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -10,7 +10,16 @@ import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
+
 from pose_reloc.errors import SettingsError
+from pose_reloc.geometry import (
+    pose_matrix,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+    wxyz_from_xyzw,
+    xyzw_from_wxyz,
+)
 
 
 def _parameter(
@@ -43,6 +52,12 @@ class NodeSettings:
     precision: str = _parameter(
         'auto', 'Arithmetic of the network: auto (half on a GPU), float32, bfloat16 or float16.'
     )
+    backend: str = _parameter(
+        'auto',
+        'Engine that runs the network: torch, onnxruntime, openvino, cudagraph (CUDA), compile '
+        '(opens in a minute), tensorrt (CUDA, opens in minutes the first time), or auto: the '
+        'fastest of those that are installed and open in seconds. The log says which.',
+    )
     refine: bool = _parameter(
         True,
         'Refine the pose by matching landmarks, where the scene has them. False answers with the '
@@ -74,6 +89,12 @@ class NodeSettings:
         'most five images in a row, because odometry does not notice that a robot is carried away.',
         dynamic=True,
     )
+    track: bool = _parameter(
+        False,
+        'Believe no single image: after a start or a loss three of the last five answers must '
+        'agree, carried along by odometry (without it by a guess of the speed), before one is '
+        'published; from then on what contradicts the track is refused, until three others agree.',
+    )
     image_transport: str = _parameter(
         'raw',
         'Subscribe to `image` (raw) or to `image/compressed` (compressed).',
@@ -95,6 +116,11 @@ class NodeSettings:
         'distortion, instead of k and d.',
     )
     map_frame: str = _parameter('map', 'Frame that poses are published in.')
+    map_T_scene: str = _parameter(
+        '',
+        'Pose of the frame of the scene in map_frame, `x y z qx qy qz qw` in metres, as '
+        '`pose_reloc align` prints it. Empty: that of the scene file.',
+    )
     base_frame: str = _parameter(
         'base_link',
         'Frame whose pose is published on ~/pose. TF must connect it to the camera. Empty: the '
@@ -191,6 +217,8 @@ class NodeSettings:
                 )
         if not self.map_frame:
             raise SettingsError("map_frame is empty: name the frame of the poses, usually 'map'")
+        if self.map_T_scene:
+            transform_from_text(self.map_T_scene)
 
 
 def _check(item, value) -> None:
@@ -219,6 +247,32 @@ def _kind_name(kind: type) -> str:
         int: 'a whole number',
         float: 'a number with a decimal point (10.0, not 10)',
     }[kind]
+
+
+def transform_from_text(text: str) -> np.ndarray:
+    """Pose (4, 4) of the text `x y z qx qy qz qw`, the value of `map_T_scene`.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    try:
+        x, y, z, *q_xyzw = (float(word) for word in text.replace(',', ' ').split())
+        if len(q_xyzw) != 4 or not abs(math.hypot(*q_xyzw) - 1) < 0.02:
+            raise ValueError('the last four numbers must be a quaternion of length 1')
+        a_T_b = pose_matrix(rotation_from_quaternion(wxyz_from_xyzw(q_xyzw)), (x, y, z))
+        if not np.isfinite(a_T_b).all():
+            raise ValueError('a number is not finite')
+    except ValueError as error:
+        raise SettingsError(
+            f"parameter 'map_T_scene' must be x y z qx qy qz qw, got {text!r}: {error}"
+        ) from error
+    return a_T_b
+
+
+def transform_text(a_T_b) -> str:
+    """Inverse of `transform_from_text`, to a nanometre."""
+    q_xyzw = xyzw_from_wxyz(quaternion_from_rotation(a_T_b[:3, :3]))
+    return ' '.join(f'{value + 0.0:.9f}' for value in (*a_T_b[:3, 3], *q_xyzw))
 
 
 def dynamic_names() -> frozenset[str]:

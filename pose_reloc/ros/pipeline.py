@@ -25,8 +25,9 @@ from pose_reloc.ros.messages import (
     image_from_message,
     stamp_ns,
 )
-from pose_reloc.ros.parameters import NodeSettings
+from pose_reloc.ros.parameters import NodeSettings, transform_from_text
 from pose_reloc.ros.prior import BasePrior, OdometryPrior
+from pose_reloc.ros.track import Track
 from pose_reloc.ros.transforms import TransformError
 from pose_reloc.uncertainty import propagate_lever_arm, rotate_covariance
 
@@ -85,6 +86,7 @@ class Answer:
             an estimate or without a known mounting.
         view: for every outcome with an estimate, else None.
         timings: seconds by stage.
+        undecided: the next images may confirm what is refused now.
     """
 
     outcome: Outcome
@@ -100,6 +102,7 @@ class Answer:
     raw_covariance_66: np.ndarray | None = None
     view: View | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    undecided: bool = False
 
 
 class Notices:
@@ -265,6 +268,7 @@ class Pipeline:
         notices: where standing conditions go.
         now: the node's clock, nanoseconds.
         error: logs an unexpected error.
+        on_cpu: loads the relocalizer on the CPU, for when a GPU fails.
     """
 
     def __init__(
@@ -276,19 +280,27 @@ class Pipeline:
         notices: Notices,
         now: Callable[[], int],
         error: Callable[[str], None],
+        on_cpu: Callable[[], object] | None = None,
     ):
         self.settings = settings
         self.camera = camera
         self._relocalizer = relocalizer
         self._notices = notices
         self._mounting = Mounting(settings, transforms, notices)
+        self._map_T_scene = relocalizer.scene.map_T_scene
+        if settings.map_T_scene:
+            self._map_T_scene = transform_from_text(settings.map_T_scene)
         self._odometry = OdometryPrior(settings, transforms.lookup)
+        self._track = Track(settings, transforms.lookup) if settings.track else None
         self._now = now
         self._error = error
+        self._on_cpu = on_cpu
 
     def forget(self) -> None:
         """Forgets the answers so far, as after a jump of the clock."""
         self._odometry.clear()
+        if self._track:
+            self._track.forget()
 
     def process(self, frame: Frame, prior: BasePrior | None = None) -> Answer:
         """Answers one image; looks first where `prior` says, or else odometry. Never raises."""
@@ -341,9 +353,9 @@ class Pipeline:
         camera = self.camera.camera() or self._relocalizer.scene.header.camera
         camera = camera_for_image(camera, image)
         camera_frame = self.settings.camera_frame or message.header.frame_id
-        prior = self._camera_prior(prior, camera_frame, stamp)
+        prior = self._prior(prior, camera_frame, stamp)
         located = time.perf_counter()
-        estimate = self._relocalizer.localize(image, camera, prior)
+        estimate = self._estimate(image, camera, prior)
         timings['localize'] = time.perf_counter() - located
         # Its parts by their own names; its total is what was measured here.
         timings |= {stage: s for stage, s in estimate.timings.items() if stage != 'total'}
@@ -352,20 +364,38 @@ class Pipeline:
             Outcome.REFUSED, stamp, estimate.reasons, status=estimate.status.value, view=view,
             timings=timings, **self._raw(estimate, camera_frame, stamp),
         )  # fmt: skip
-        if answer.status == 'LOST':
-            self._odometry.refused()
-            return replace(answer, sentence=f'no pose to trust: {", ".join(estimate.reasons)}')
-        finite = np.isfinite(estimate.world_T_camera).all()
-        if not (finite and np.isfinite(estimate.covariance_66).all()):
+        lost = answer.status == 'LOST'
+        if not lost and not _finite(estimate):
             return replace(
                 answer, outcome=Outcome.FAILED, reasons=('not finite',),
                 sentence='the estimate is not finite',
             )  # fmt: skip
+        doubt = self._track.judge(estimate) if self._track else ''
+        if lost:
+            self._odometry.refused()
+            sentence = f'no pose to trust: {", ".join(estimate.reasons)}'
+            # The tracker counts such an answer among those that may overrule its belief.
+            undecided = bool(doubt) and estimate.reasons == ('contradicts_prior',)
+            return replace(answer, sentence=sentence, undecided=undecided)
+        if doubt:
+            sentence = f'{doubt}: answers to more images must agree'
+            return replace(answer, reasons=(doubt,), sentence=sentence, undecided=True)
         return self._mounted(answer, camera_frame)
+
+    def _estimate(self, image, camera: Camera, prior):
+        """What the relocalizer says; on the CPU from now on if its GPU has just failed."""
+        try:
+            return self._relocalizer.localize(image, camera, prior)
+        except Exception as error:
+            if not (is_gpu_error(error) and self._on_cpu):
+                raise
+        self._relocalizer = self._on_cpu()
+        self._on_cpu = None
+        return self._relocalizer.localize(image, camera, prior)
 
     def _mounted(self, answer: Answer, camera_frame: str) -> Answer:
         """`answer` with the pose of the camera and, where its mounting is known, of the base."""
-        estimate, map_T_scene = answer.view.estimate, self._relocalizer.scene.map_T_scene
+        estimate, map_T_scene = answer.view.estimate, self._map_T_scene
         map_T_camera = map_T_scene @ estimate.world_T_camera
         covariance = rotate_covariance(estimate.covariance_66, map_T_scene[:3, :3])
         answer = replace(answer, map_T_camera=map_T_camera, camera_covariance_66=covariance)
@@ -392,27 +422,44 @@ class Pipeline:
         camera_T_base = self._mounting.known(camera_frame, stamp)
         if estimate.regressed_world_T_camera is None or camera_T_base is None:
             return {}
-        scene = self._relocalizer.scene
-        map_T_camera = scene.map_T_scene @ estimate.regressed_world_T_camera
-        covariance = rotate_covariance(scene.covariance_66, scene.map_T_scene[:3, :3])
+        map_T_camera = self._map_T_scene @ estimate.regressed_world_T_camera
+        covariance = rotate_covariance(
+            self._relocalizer.scene.covariance_66, self._map_T_scene[:3, :3]
+        )
         return {
             'raw_map_T_base': map_T_camera @ camera_T_base,
             'raw_covariance_66': propagate_lever_arm(covariance, map_T_camera, camera_T_base),
         }
 
-    def _camera_prior(self, prior: BasePrior | None, camera_frame: str, stamp: int):
-        """The `PosePrior` of the camera in the scene, or None."""
-        if prior is None and self.settings.odometry_prior:
-            prior = self._odometry.at(stamp)
-        camera_T_base = None if prior is None else self._mounting.known(camera_frame, stamp)
-        if camera_T_base is None:
+    def _prior(self, hint: BasePrior | None, camera_frame: str, stamp: int):
+        """Where to look first, as a `PosePrior` of the camera in the scene, or None."""
+        camera_T_base = self._mounting.known(camera_frame, stamp)
+        if self._track:
+            use_odometry = self.settings.odometry_prior
+            tracked = self._track.predict(stamp, camera_T_base if use_odometry else None)
+            if hint is None:
+                return tracked
+        elif hint is None and self.settings.odometry_prior:
+            hint = self._odometry.at(stamp)
+        if hint is None or camera_T_base is None:
             return None
         from pose_reloc.relocalizer import PosePrior  # torch: loaded with the scene by now
 
-        scene_T_map = invert_pose(self._relocalizer.scene.map_T_scene)
+        scene_T_map = invert_pose(self._map_T_scene)
         base_T_camera = invert_pose(camera_T_base)
-        covariance = propagate_lever_arm(prior.covariance_66, prior.map_T_base, base_T_camera)
+        covariance = propagate_lever_arm(hint.covariance_66, hint.map_T_base, base_T_camera)
         return PosePrior(
-            scene_T_map @ prior.map_T_base @ base_T_camera,
+            scene_T_map @ hint.map_T_base @ base_T_camera,
             rotate_covariance(covariance, scene_T_map[:3, :3]),
         )
+
+
+def is_gpu_error(error: Exception) -> bool:
+    """Whether a GPU is out of memory or gone; every engine has its own exceptions for both."""
+    said = any(word in str(error) for word in ('CUDA', 'CUDNN'))
+    return said and not isinstance(error, PoseRelocError)
+
+
+def _finite(estimate) -> bool:
+    pose, covariance = estimate.world_T_camera, estimate.covariance_66
+    return bool(np.isfinite(pose).all() and np.isfinite(covariance).all())

@@ -120,7 +120,7 @@ class OdometryPrior:
             try:
                 if self._start is None:
                     self._start = self._seen = self._lookup(self._odom, self._base, answered)
-                odom_T_base = self._now(stamp)
+                odom_T_base = odom_T_base_near(self._lookup, self._odom, self._base, stamp)
             except TransformError:
                 return None
             metres, radians = pose_error(self._seen, odom_T_base)
@@ -129,18 +129,26 @@ class OdometryPrior:
             self._radians += float(radians)
             then_T_now = invert_pose(self._start) @ odom_T_base
             carried = propagate_lever_arm(covariance, map_T_base, then_T_now)
-            return BasePrior(map_T_base @ then_T_now, carried + self._drift())
+            drift = _LEAST_DRIFT_STD**2 + drift_variances(self._metres, self._radians)
+            return BasePrior(map_T_base @ then_T_now, carried + np.diag(drift))
 
-    def _now(self, stamp: int) -> np.ndarray:
-        """odom_T_base at the image, or the newest one: a prior is not worth waiting for."""
-        try:
-            return self._lookup(self._odom, self._base, stamp)
-        except TransformError as error:
-            if not error.late:
-                raise
-            return self._lookup(self._odom, self._base, None)
 
-    def _drift(self) -> np.ndarray:
-        position = _DRIFT_M_PER_M * self._metres
-        rotation = _DRIFT_RAD_PER_M * self._metres + _DRIFT_RAD_PER_RAD * self._radians
-        return np.diag(_LEAST_DRIFT_STD**2 + np.repeat([position**2, rotation**2], 3))
+def odom_T_base_near(lookup, odom: str, base: str, stamp: int) -> np.ndarray:
+    """Odometry at `stamp` (ns), or the newest before it: a prior is not worth waiting for.
+
+    Raises:
+        TransformError: there is none.
+    """
+    try:
+        return lookup(odom, base, stamp)
+    except TransformError as error:
+        if not error.late:
+            raise
+        return lookup(odom, base, None)
+
+
+def drift_variances(metres: float, radians: float) -> np.ndarray:
+    """How far odometry may be off after a way (6,): of x y z, and of the rotation about them."""
+    position = _DRIFT_M_PER_M * metres
+    rotation = _DRIFT_RAD_PER_M * metres + _DRIFT_RAD_PER_RAD * radians
+    return np.repeat([position**2, rotation**2], 3)

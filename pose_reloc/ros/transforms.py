@@ -37,6 +37,10 @@ class TransformError(PoseRelocError):
         self.late = late
 
 
+class TransformGapError(TransformError):
+    """The time asked for lies between two transforms that are too far apart to interpolate."""
+
+
 class _Edge:
     """One child's transform to its parent over time."""
 
@@ -62,7 +66,7 @@ class _Edge:
                 del self.poses[old]
             del self.stamps[:keep]
 
-    def at(self, stamp: int, tolerance: int, child: str) -> np.ndarray:
+    def at(self, stamp: int, tolerance: int, max_gap: int | None, child: str) -> np.ndarray:
         """parent_T_child (4, 4) at `stamp`, interpolated; at most `tolerance` beyond the data."""
         if self.static:
             return self.poses[self.stamps[0]]
@@ -83,6 +87,11 @@ class _Edge:
         if i == 0 or stamp >= after:
             return self.poses[after]
         before = self.stamps[i - 1]
+        if max_gap is not None and after - before > max_gap:
+            raise TransformGapError(
+                f"transform '{self.parent}' -> '{child}' has a gap of {(after - before) / 1e9:.3f} "
+                f's after {before / 1e9:.3f}'
+            )
         alpha = (stamp - before) / (after - before)
         return interpolate_pose(self.poses[before], self.poses[after], alpha)
 
@@ -149,6 +158,7 @@ class TransformTree:
         stamp: int | None = None,
         timeout: float = 0.0,
         tolerance: float = 0.0,
+        max_gap: float | None = None,
     ) -> np.ndarray:
         """target_T_source (4, 4): the pose of `source` in `target`.
 
@@ -157,15 +167,17 @@ class TransformTree:
             stamp: nanoseconds; None takes the newest time at which all parts are known.
             timeout: seconds to wait for it to become known.
             tolerance: seconds that a transform may be used before or after its known times.
+            max_gap: seconds between two transforms that are still interpolated; None for any.
 
         Raises:
             TransformError: not connected, or not known at that time.
         """
         deadline = time.monotonic() + timeout
+        within = int(tolerance * 1e9), None if max_gap is None else int(max_gap * 1e9)
         with self._changed:
             while True:
                 try:
-                    return self._lookup(_frame(target), _frame(source), stamp, int(tolerance * 1e9))
+                    return self._lookup(_frame(target), _frame(source), stamp, *within)
                 except TransformError:
                     left = deadline - time.monotonic()
                     if left <= 0:
@@ -186,6 +198,11 @@ class TransformTree:
                 if not self._edges[child].static:
                     found.update(self._edges[child].stamps)
             return sorted(found)
+
+    def parents(self) -> dict[str, str]:
+        """Every child frame and its parent."""
+        with self._changed:
+            return {child: edge.parent for child, edge in self._edges.items()}
 
     def frames(self) -> set[str]:
         """Every frame that is a parent or a child."""
@@ -222,7 +239,14 @@ class TransformTree:
             down.pop()
         return [(child, True) for child in up[:-1]] + [(child, False) for child in down[-2::-1]]
 
-    def _lookup(self, target: str, source: str, stamp: int | None, tolerance: int) -> np.ndarray:
+    def _lookup(
+        self,
+        target: str,
+        source: str,
+        stamp: int | None,
+        tolerance: int,
+        max_gap: int | None,
+    ) -> np.ndarray:
         if target == source:
             return np.eye(4)
         path = self._edges_between(target, source)
@@ -231,7 +255,7 @@ class TransformTree:
             stamp = min(newest, default=0)
         ancestor_T_source, target_T_ancestor = np.eye(4), np.eye(4)
         for child, upward in path:
-            parent_T_child = self._edges[child].at(stamp, tolerance, child)
+            parent_T_child = self._edges[child].at(stamp, tolerance, max_gap, child)
             if upward:
                 ancestor_T_source = parent_T_child @ ancestor_T_source
             else:

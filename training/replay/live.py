@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from tqdm import tqdm
 
 from pose_reloc.errors import SettingsError
 from pose_reloc.ros.diagnostics import Outcome
+from pose_reloc.ros.isolation import isolated
 from training.datasets.bag import Bag, BagMessage, camera_info_topic
 from training.replay.recorded import Recorded
 from training.replay.reply import Reply, status_name
@@ -51,7 +50,7 @@ def answer_live(
     images: list[tuple[int, int]] = []
     # A replayed /clock and /tf must not reach a robot that happens to share our network: unless a
     # running node is asked for, everything stays on this machine, in a domain of its own.
-    where = contextlib.nullcontext() if settings.node else _isolated(settings.domain_id)
+    where = contextlib.nullcontext() if settings.node else isolated(settings.domain_id)
     with (
         where,
         Player(topic.name, types, settings.node or NODE_NAME) as player,
@@ -113,21 +112,3 @@ def _replies(playback, images: list[tuple[int, int]]) -> list[Reply]:
             )
         replies.append(reply)
     return replies
-
-
-@contextlib.contextmanager
-def _isolated(domain_id: int | None):
-    """Lets ROS, here and in child processes, see only this machine and one domain of it."""
-    if domain_id is None:
-        domain_id = random.SystemRandom().randint(1, 100)
-    values = {'ROS_DOMAIN_ID': f'{domain_id}', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,5 +1,6 @@
 """ROS fixtures: a node in this process, and a client that talks to it over DDS."""
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -46,8 +47,6 @@ class FakeRelocalizer:
     What it says of its network alone is that pose moved by a metre along x, refused or not.
     """
 
-    device, dtype = 'cpu', 'float32'
-
     def __init__(self, poses, covariance_66, map_T_scene=None, gate=None):
         camera = Camera(32, 24, 30.0, 30.0, 15.5, 11.5)
         header = SimpleNamespace(name='fake', camera=camera)
@@ -60,6 +59,9 @@ class FakeRelocalizer:
         self.matches = None
         self.status = 'REFINED'
         self.seen, self.cameras, self.priors = [], [], []
+
+    def describe(self):
+        return 'nothing at all'
 
     def warm_up(self):
         return 0.0
@@ -301,6 +303,32 @@ def make_system():
 def wait():
     """The function `wait_for(condition, timeout)`."""
     return wait_for
+
+
+def checked_pose(message):
+    """Fails unless a PoseWithCovarianceStamped is finite, normalised and certain of something."""
+    checked_rigid(message.pose.pose.position, message.pose.pose.orientation)
+    covariance = np.array(message.pose.covariance).reshape(6, 6)
+    np.testing.assert_array_equal(covariance, covariance.T)
+    assert np.isfinite(covariance).all() and np.linalg.eigvalsh(covariance)[0] > 0
+
+
+def checked_rigid(t, q):
+    """Fails unless a position is finite and a quaternion of unit length."""
+    assert np.isfinite([t.x, t.y, t.z]).all()
+    assert abs(math.hypot(q.x, q.y, q.z, q.w) - 1.0) < 1e-9
+
+
+@pytest.fixture
+def check_pose():
+    """The function `checked_pose(message)`."""
+    return checked_pose
+
+
+@pytest.fixture
+def check_rigid():
+    """The function `checked_rigid(translation, rotation)`."""
+    return checked_rigid
 
 
 @pytest.fixture

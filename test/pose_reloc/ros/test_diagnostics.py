@@ -101,12 +101,23 @@ def test_a_dark_room_at_night_is_not_lost_when_no_images_come(statistics, clock)
 
 
 def test_the_worst_comes_first_and_nothing_is_hidden(statistics, clock):
+    see(statistics, clock, Outcome.ANSWERED)
     see(statistics, clock, Outcome.FAILED, 3)
     health = Health(active=True, warnings=('no camera_info',), errors=('two owners of TF',))
     level, sentence = verdict(health, statistics.snapshot())
     assert level is Level.ERROR
     assert sentence.startswith('two owners of TF; ')
     assert 'no camera_info' in sentence and '3 images could not be used' in sentence
+
+
+def test_images_none_of_which_can_be_used_are_an_error(statistics, clock):
+    see(statistics, clock, Outcome.FAILED, 2)
+    assert verdict(ACTIVE, statistics.snapshot())[0] is Level.WARN
+    see(statistics, clock, Outcome.FAILED)
+    level, sentence = verdict(ACTIVE, statistics.snapshot())
+    assert level is Level.ERROR and 'none of the last 3 images could be used' in sentence
+    see(statistics, clock, Outcome.ANSWERED)
+    assert verdict(ACTIVE, statistics.snapshot())[0] is Level.WARN
 
 
 def test_a_failed_start_is_an_error_and_an_inactive_node_is_not(statistics):

@@ -41,6 +41,31 @@ def test_every_topic_that_is_named_exists(topics):
     assert not unknown
 
 
+def test_the_rights_for_sros_2_are_those_the_node_uses(make_system, make_fake):
+    """Every name that the graph knows of an active node stands in docs/integration.md."""
+    system = make_system(make_fake([], None), tf_mode='map_to_odom')
+    assert system.node.start()
+    client, name = system.client, system.node.get_name()
+
+    def names(kind):
+        found = getattr(client, f'get_{kind}_names_and_types_by_node')(name, '/')
+        return {name for name, _ in found}
+
+    text = (ROOT / 'docs' / 'integration.md').read_text().split('SROS 2')[1].split('\n## ')[0]
+    rows = dict(re.findall(r'^\| (publish|subscribe|reply to) \| (.*) \|$', text, re.MULTILINE))
+    for kind, row in (
+        ('publisher', 'publish'),
+        ('subscriber', 'subscribe'),
+        ('service', 'reply to'),
+    ):
+        used = {used.removeprefix('/pose_reloc/') for used in names(kind)}
+        # Said in words: the parameter services, and topics that are remapped as a rule.
+        used -= {n for n in used if 'parameter' in n and kind == 'service'}
+        used -= {'/image', '/camera_info', 'get_type_description'}
+        unsaid = {n for n in used if f'{n}`' not in rows[row]}
+        assert not unsaid, (row, unsaid)
+
+
 def test_the_settings_of_nav2_are_settings_of_the_node():
     example = yaml.safe_load((CONFIG / 'examples' / 'nav2.yaml').read_text())
     given = example['pose_reloc']['ros__parameters']
@@ -64,7 +89,7 @@ def test_the_filter_fuses_the_pose_absolutely():
 def test_launch_arguments_that_set_parameters_are_parameters():
     """And those whose empty value keeps the default state that default."""
     text = (ROOT / 'launch' / 'reloc.launch.py').read_text()
-    names = re.search(r'_TEXTS = \((.*?)\)\n_SWITCHES = \((.*?)\)', text, re.DOTALL)
+    names = re.search(r'_TEXTS = \((.*?)\).*?_SWITCHES = \((.*?)\)', text, re.DOTALL)
     given = set(re.findall(r"'(\w+)'", ' '.join(names.groups()))) - {'use_sim_time'}
     assert len(given) > 5 and given <= SETTINGS
     for name, default in re.findall(r"'(\w+)',\s+'[^)]*?Empty: as in params_file \((\w+)\)", text):

@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from pose_reloc.errors import CameraError
+from pose_reloc.geometry import pose_matrix
 from pose_reloc.ros.messages import (
     MAX_PIXELS,
     MessageError,
@@ -15,6 +16,7 @@ from pose_reloc.ros.messages import (
     camera_from_info,
     image_from_message,
     matrix_from_pose,
+    pose_message,
     stamp_ns,
 )
 
@@ -333,3 +335,93 @@ def test_messages_go_there_and_back():
     moved = transform_message(stamp, 'a', 'b', truth)
     assert (moved.header.frame_id, moved.child_frame_id) == ('a', 'b')
     np.testing.assert_allclose(matrix_from_transform(moved.transform), truth, atol=1e-12)
+
+
+# What a ROS distribution brings along
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """installed(name, module): puts a stand-in in the place of an optional package."""
+    import sys
+
+    from pose_reloc.ros import messages
+
+    def put(name, module):
+        monkeypatch.setitem(sys.modules, name, module)
+        messages._tf_transformations.cache_clear()
+
+    yield put
+    messages._tf_transformations.cache_clear()
+
+
+def convert(count=50):
+    """Poses to messages and back: (quaternions xyzw, matrices)."""
+    quaternions, matrices = [], []
+    for rotation in Rotation.random(count, random_state=3):
+        pose = pose_matrix(rotation.as_matrix(), [1.0, 2.0, 3.0])
+        message = pose_message(0, 'map', pose, np.eye(6)).pose.pose
+        q = message.orientation
+        quaternions.append([q.x, q.y, q.z, q.w])
+        matrices.append(matrix_from_pose(message))
+    return np.array(quaternions), np.array(matrices)
+
+
+def test_tf_transformations_changes_nothing(installed):
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    calls = []
+
+    def quaternion_matrix(q_xyzw):  # as its documentation says: xyzw in, 4x4 out
+        calls.append(q_xyzw)
+        return pose_matrix(Rotation.from_quat(q_xyzw).as_matrix(), np.zeros(3))
+
+    def quaternion_from_matrix(matrix):
+        calls.append(matrix)
+        return -Rotation.from_matrix(matrix[:3, :3]).as_quat()
+
+    installed('tf_transformations', None)
+    without = convert()
+    assert calls == []
+    installed('tf_transformations', SimpleNamespace(
+        quaternion_matrix=quaternion_matrix, quaternion_from_matrix=quaternion_from_matrix
+    ))  # fmt: skip
+    with_it = convert()
+    assert len(calls) == 100
+    np.testing.assert_allclose(with_it[0], without[0], atol=1e-12)
+    np.testing.assert_allclose(with_it[1], without[1], atol=1e-12)
+
+
+def test_the_real_tf_transformations_gives_the_same(installed):
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    real = pytest.importorskip('tf_transformations', reason='comes with a ROS distribution')
+    installed('tf_transformations', None)
+    without = convert()
+    installed('tf_transformations', real)
+    np.testing.assert_allclose(convert()[0], without[0], atol=1e-12)
+    np.testing.assert_allclose(convert()[1], without[1], atol=1e-12)
+
+
+def test_an_encoding_of_its_own_goes_through_cv_bridge(installed):
+    asked = []
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, message, desired):
+            asked.append((message.encoding, desired))
+            if message.height == 3:
+                raise TypeError('buffer is too small for requested array')
+            return np.full((message.height, message.width, 3), 7, np.uint8)
+
+    nv21 = SimpleNamespace(height=2, width=4, encoding='nv21', is_bigendian=0, step=4, data=b'')
+    installed('cv_bridge', None)
+    with pytest.raises(MessageError, match='more with cv_bridge installed'):
+        image_from_message(nv21)
+    installed('cv_bridge', SimpleNamespace(CvBridge=CvBridge))
+    assert image_from_message(nv21).shape == (2, 4, 3)
+    assert asked == [('nv21', 'rgb8')]
+    nv21.height = 3
+    with pytest.raises(MessageError, match='cv_bridge says buffer is too small'):
+        image_from_message(nv21)
+    nv21.width = 2**32 - 1
+    with pytest.raises(MessageError, match='cannot be'):
+        image_from_message(nv21)
+    assert len(asked) == 2, 'sizes are checked before anything is allocated'

@@ -437,6 +437,6 @@ def test_diagnostics_come_by_themselves_and_count(start, wait):
     status, table = wait(counted)
     assert status.level == DiagnosticStatus.WARN, 'no camera_info, and an image that failed'
     assert (table['images answered'], table['images failed']) == ('3', '1')
-    assert (table['scene'], table['device']) == ('fake', 'cpu')
+    assert (table['scene'], table['network']) == ('fake', 'nothing at all')
     p50, p95, worst = (float(x) for x in table['total p50/p95/max (ms)'].split(' / '))
     assert 0 < p50 <= p95 <= worst

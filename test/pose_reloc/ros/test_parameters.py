@@ -3,12 +3,15 @@
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from scipy.spatial.transform import Rotation
 
 from pose_reloc.errors import SettingsError
+from pose_reloc.geometry import pose_matrix
 from pose_reloc.ros import parameters
-from pose_reloc.ros.parameters import NodeSettings
+from pose_reloc.ros.parameters import NodeSettings, transform_from_text, transform_text
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = {item.name: item.default for item in fields(NodeSettings)}
@@ -86,6 +89,24 @@ def test_types(name, value, word):
 def test_frames_that_cannot_work_together(values, word):
     with pytest.raises(SettingsError, match=word):
         NodeSettings(**values)
+
+
+def test_map_T_scene_is_a_text_that_goes_there_and_back():
+    a_T_b = pose_matrix(Rotation.random(random_state=1).as_matrix(), [1e3, -2.5, 1e-3])
+    np.testing.assert_allclose(transform_from_text(transform_text(a_T_b)), a_T_b, atol=2e-9)
+    # A quarter turn about z, as static_transform_publisher takes it; commas do no harm.
+    found = transform_from_text('1, 2, 3, 0, 0, 0.70710678, 0.70710678')
+    np.testing.assert_allclose(
+        found, [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]], atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    'text', ['1 2 3', '1 2 3 0 0 0 0', '1 2 3 0 0 0 one', 'nan 2 3 0 0 0 1', '1 2 3 0 0 0 5', 'x']
+)
+def test_a_map_T_scene_that_is_no_transform(text):
+    with pytest.raises(SettingsError, match="'map_T_scene' must be x y z qx qy qz qw"):
+        NodeSettings(map_T_scene=text)
 
 
 def test_the_camera_itself_may_be_the_base():

@@ -11,6 +11,7 @@ from pose_reloc.geometry import invert_pose
 from pose_reloc.ros.diagnostics import Outcome
 from pose_reloc.ros.parameters import NodeSettings
 from pose_reloc.ros.pipeline import CameraSource, Frame, Mounting, Notices, Pipeline
+from pose_reloc.ros.prior import BasePrior
 from pose_reloc.ros.transforms import TransformError, TransformTree
 
 SECOND = 1_000_000_000
@@ -167,6 +168,19 @@ def test_the_map_is_the_scene_moved(make_fake, poses, said):
     np.testing.assert_allclose(
         np.diag(answer.camera_covariance_66), [2.0, 1.0, 3.0, 0.2, 0.1, 0.3], atol=1e-12
     )
+
+
+def test_the_parameter_overrules_the_map_of_the_scene(make_fake, poses, said):
+    fake = make_fake(poses, np.eye(6), poses[3])
+    given = '1 2 3 0 0 0.6 0.8'  # cos = 0.28, sin = 0.96
+    map_T_scene = np.array([[0.28, -0.96, 0, 1], [0.96, 0.28, 0, 2], [0, 0, 1.0, 3], [0, 0, 0, 1]])
+    pipeline = make_pipeline(fake, said, map_T_scene=given)
+    answer = process(pipeline, image(2))
+    np.testing.assert_allclose(answer.map_T_base, map_T_scene @ poses[2], atol=1e-12)
+    np.testing.assert_allclose(answer.raw_map_T_base[:3, :3], answer.map_T_base[:3, :3])
+    # A hint given in the map reaches the relocalizer in the scene.
+    pipeline.process(Frame(image(2), 0.0), BasePrior(map_T_scene @ poses[1], np.eye(6)))
+    np.testing.assert_allclose(fake.priors[-1].world_T_camera, poses[1], atol=1e-12)
 
 
 def test_mounting_from_tf(make_fake, poses, said):

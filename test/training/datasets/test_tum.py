@@ -122,7 +122,7 @@ def test_calibration_with_distortion_is_carried(tmp_path, world):
     with pytest.raises(DatasetError, match='calibration.yaml is not a calibration'):
         open_dataset('tum', tmp_path)
     file.write_text('[1, 2\n')
-    with pytest.raises(DatasetError, match='calibration.yaml is not a calibration'):
+    with pytest.raises(DatasetError, match='calibration.yaml is not YAML'):
         open_dataset('tum', tmp_path)
 
 
