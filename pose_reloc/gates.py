@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from pose_reloc.geometry import pose_residual
+from pose_reloc.geometry import pose_error, pose_residual
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class GateSettings:
     min_brightness: float = 6.0  # mean grey level (0..255) below which an image is too dark
     min_contrast: float = 3.0  # standard deviation of the grey levels below which it is empty
     min_sharpness: float = 0.05  # see `sharpness`; a Gaussian blur of 1 % of the width has 0.05
+    max_disagreement_rad: float = np.deg2rad(30)  # of landmarks and network, where neither proves
     max_distance_m: float = 3.0  # from the nearest training camera; beyond lies unmapped space
     max_prior_distance: float = 5.0  # Mahalanobis distance from the prior, if there is one
     max_sigma_m: float = 10.0  # largest standard deviation of a position worth publishing
@@ -23,11 +25,13 @@ class GateSettings:
 
 def image_reasons(image_HW3: np.ndarray, settings: GateSettings) -> list[str]:
     """Why this image (uint8 RGB, the network's input) cannot be localised; empty if it can."""
-    grey = image_HW3.mean(axis=2)
+    # OpenCV, because numpy takes ten times as long for it: a quarter of a fast network's time.
+    grey_HW = cv2.transform(image_HW3, np.full((1, 3), 1 / 3))
+    mean, deviation = (float(x[0, 0]) for x in cv2.meanStdDev(grey_HW))
     reasons = []
-    if grey.mean() < settings.min_brightness:
+    if mean < settings.min_brightness:
         reasons.append('too_dark')
-    elif grey.std() < settings.min_contrast:
+    elif deviation < settings.min_contrast:
         reasons.append('empty')
     return reasons
 
@@ -49,6 +53,26 @@ def unrefined_reasons(
     if sharpness(image_HW3) < settings.min_sharpness:
         return ['blurred']
     return ['unfamiliar'] if likeness < least_likeness else []
+
+
+def unconfirmed_reasons(
+    voted_world_T_camera, regressed_world_T_camera, settings: GateSettings
+) -> list[str]:
+    """Why a regressed pose is not confirmed by the landmarks, though too few to refine it agree.
+
+    Two independent witnesses: of an image of this scene the pose that most matches agree on looks
+    the same way as the regressed one. Of another image it looks anywhere, within 30 deg of a given
+    direction once in 130 times.
+
+    Args:
+        voted_world_T_camera: `refine.Evidence.vote` (4, 4), or None.
+        regressed_world_T_camera: (4, 4).
+        settings: see GateSettings.
+    """
+    if voted_world_T_camera is None:
+        return ['unconfirmed']
+    _, radians = pose_error(voted_world_T_camera, regressed_world_T_camera)
+    return [] if radians <= settings.max_disagreement_rad else ['unconfirmed']
 
 
 def sharpness(image_HW3: np.ndarray) -> float:

@@ -32,6 +32,7 @@ class RefineSettings:
     loss_px: float = 3.0  # scale of the Cauchy loss of the final optimisation, at f = 500
     min_inliers: int = 25  # fewer prove nothing
     min_points: int = 20  # distinct pixels among the inliers: one may match many keyframes
+    min_point_ratio: float = 0.05  # of these to all features: of more, more agree by chance
     min_inlier_ratio: float = 0.1  # of the matches with the best keyframes
 
 
@@ -135,7 +136,8 @@ class Refiner:
         pose, covariance, inlier = self._optimise(query, matches, pose)
         clock.lap('pnp')
         distinct = np.unique(features.uv[matches.query[inlier]], axis=0)
-        if inlier.sum() < self.settings.min_inliers or len(distinct) < self.settings.min_points:
+        least = max(self.settings.min_points, self.settings.min_point_ratio * len(features))
+        if inlier.sum() < self.settings.min_inliers or len(distinct) < least:
             return None, Evidence(likeness, pose)
         refinement = Refinement(
             pose,

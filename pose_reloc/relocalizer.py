@@ -8,19 +8,16 @@ from enum import Enum
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pose_reloc import gates
+from pose_reloc.backends import open_backend
 from pose_reloc.camera import Camera
-from pose_reloc.drift import DriftField
 from pose_reloc.errors import SettingsError
 from pose_reloc.geometry import pose_from_network
-from pose_reloc.preprocess import normalize, to_network_image
+from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import SceneModel
 from pose_reloc.uncertainty import feature_distance
-
-PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 # Of a REFINED pose: 0.1 mm and 0.003 deg. A zero variance would mean infinite trust downstream.
 _LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 1e-8), np.full(3, 2.5e-9)])
@@ -113,17 +110,19 @@ class Relocalizer:
         precision: str = 'auto',
         gate_settings: gates.GateSettings = gates.GateSettings(),
         refine: bool = True,
+        backend: str = 'auto',
     ):
         self.scene = scene
-        self.device = choose_device(device)
-        self.dtype = _choose_precision(precision, self.device)
+        self.backend = open_backend(scene, device, precision, backend)
         self.gate_settings = gate_settings
         self._refiner = self._drift = None
         if refine and scene.landmarks:
-            self._refiner = Refiner(scene.landmarks, device=self.device)
+            self._refiner = Refiner(scene.landmarks, device=self.backend.device)
             self._drift = scene.landmarks.drift(scene.train_world_T_camera)
-        network = scene.build_network().requires_grad_(False)
-        self._network = network.to(self.device, memory_format=torch.channels_last)
+        # Converted once: a scene stores them in half precision.
+        self._train_features = None
+        if scene.train_features is not None:
+            self._train_features = scene.train_features.astype(np.float32)
 
     @classmethod
     def load(
@@ -132,6 +131,7 @@ class Relocalizer:
         device: str = 'auto',
         precision: str = 'auto',
         refine: bool = True,
+        backend: str = 'auto',
     ) -> Relocalizer:
         """Loads a scene file onto a device.
 
@@ -140,12 +140,18 @@ class Relocalizer:
             device: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ...
             precision: 'float32', 'bfloat16', 'float16', or 'auto': half precision on a GPU.
             refine: False answers with the regressed pose alone.
+            backend: the engine that runs the network, of `backends.BACKENDS`, or 'auto': the
+                fastest that is installed.
 
         Raises:
             SceneError: the file cannot be used.
-            SettingsError: the device or precision does not exist here.
+            SettingsError: the device, precision or backend does not exist here.
         """
-        return cls(SceneModel.load(path), device, precision, refine=refine)
+        return cls(SceneModel.load(path), device, precision, refine=refine, backend=backend)
+
+    def describe(self) -> str:
+        """What runs the network, and why, for people."""
+        return str(self.backend)
 
     def warm_up(self, runs: int = 3) -> float:
         """Runs the network on a grey image until its kernels are chosen; returns seconds taken."""
@@ -167,26 +173,11 @@ class Relocalizer:
         Args:
             image_HW3: uint8 RGB.
             camera: the camera that took it; None means the camera of the training images.
-            prior: where to look first; an answer that contradicts it is refused.
+            prior: where to look first, and beyond which not to look; an answer that contradicts
+                it is refused.
 
         Raises:
             CameraError: the image is not uint8 RGB of the size that its camera says.
-        """
-        return self.localize_with(image_HW3, camera, prior)
-
-    def localize_with(
-        self,
-        image_HW3: np.ndarray,
-        camera: Camera | None = None,
-        prior: PosePrior | None = None,
-        usable: np.ndarray | None = None,
-        drift: DriftField | None = None,
-    ) -> PoseEstimate:
-        """As `localize`, with some keyframes only: for calibration on training images.
-
-        Args:
-            usable: mask (K,) of the keyframes that may be used; None means all.
-            drift: None means that of the scene.
         """
         start = time.perf_counter()
         header = self.scene.header
@@ -202,25 +193,29 @@ class Relocalizer:
             )
         (regressed,), (feature,) = self._regress(small[None])
         if header.calibration.coarse:
-            distance = feature_distance(feature[None], self.scene.train_features)[0]
+            distance = feature_distance(feature[None], self._train_features)[0]
             covariance = header.calibration.coarse.covariance(float(distance))
         timings['infer'] = time.perf_counter() - start - timings['preprocess']
         status, pose, inliers, matches, likeness = Status.COARSE, regressed, 0, None, None
         if self._refiner:
-            found, likeness = self._refiner.refine(
+            usable = None
+            if prior:
+                usable = self.scene.landmarks.reachable(prior.world_T_camera, prior.covariance_66)
+            found, evidence = self._refiner.refine(
                 image_HW3, camera, _guesses(prior, regressed), usable
             )
+            likeness = evidence.likeness
             if found:
                 status, inliers = Status.REFINED, len(found.uv)
                 matches = Matches(found.uv, found.points)
-                pose, spread = (drift or self._drift).to_given(found.world_T_camera)
+                pose, spread = self._drift.to_given(found.world_T_camera)
                 covariance = header.calibration.refined_scale * (found.covariance_66 + spread)
                 covariance += _LEAST_COVARIANCE
                 timings |= {f'refine.{name}': t for name, t in found.timings.items()}
             else:
                 reasons += gates.unrefined_reasons(
                     small, likeness, header.calibration.least_likeness, self.gate_settings
-                )
+                ) or gates.unconfirmed_reasons(evidence.vote, regressed, self.gate_settings)
         timings['refine'] = time.perf_counter() - start - timings['preprocess'] - timings['infer']
         reasons += gates.pose_reasons(pose, self.scene.train_world_T_camera, self.gate_settings)
         if not reasons:
@@ -248,52 +243,16 @@ class Relocalizer:
 
         Also the features (B, F) of the backbone.
         """
-        with torch.inference_mode(), self._autocast():
-            image = torch.from_numpy(image_BHW3).to(self.device)
-            features = self._network.features(normalize(image))
-            w_t_c, c_q_w = (x.double().cpu().numpy() for x in self._network.pose(features))
+        regression = self.backend(image_BHW3)
+        w_t_c, c_q_w = (x.astype(np.float64) for x in regression[:2])
         norm = np.linalg.norm(c_q_w, axis=1)
         good = np.isfinite(w_t_c).all(1) & np.isfinite(norm) & (norm > 1e-6)
         poses = np.full((len(w_t_c), 4, 4), np.nan)
         if good.any():
             poses[good] = pose_from_network(w_t_c[good], c_q_w[good])
-        return poses, features.float().cpu().numpy()
-
-    def _autocast(self):
-        return torch.autocast(
-            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
-        )
+        return poses, regression.features
 
 
 def _guesses(prior: PosePrior | None, regressed: np.ndarray) -> list[np.ndarray]:
     guesses = [] if prior is None else [prior.world_T_camera]
     return guesses + ([regressed] if np.isfinite(regressed).all() else [])
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of this name; 'auto' takes a GPU if there is one.
-
-    Raises:
-        SettingsError: no such device here.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(
-            f'device {name!r} cannot be used here ({str(error).splitlines()[0]}); '
-            "use 'auto' or 'cpu'"
-        ) from error
-    return device
-
-
-def _choose_precision(name: str, device: torch.device) -> torch.dtype:
-    if name == 'auto':
-        return torch.float16 if device.type == 'cuda' else torch.float32
-    if name not in PRECISIONS:
-        raise SettingsError(
-            f"unknown precision {name!r}; choose 'auto' or one of {', '.join(PRECISIONS)}"
-        )
-    return PRECISIONS[name]

@@ -1,14 +1,14 @@
 """SceneModel: the artefact of training, the only thing that crosses to the robot.
 
-One safetensors file: the tensors, and one JSON text in its metadata under the key `pose_reloc`.
-Nothing in it is executed when it is read.
+One safetensors file: the tensors, and in its metadata one JSON text under the key `pose_reloc` and
+a checksum of everything, because a flipped bit in a weight would otherwise go unnoticed. Nothing in
+it is executed when it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,12 +16,16 @@ import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, SceneError, SettingsError
+from pose_reloc.files import write_atomically
+from pose_reloc.geometry import is_rigid
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.uncertainty import CoarseCalibration
 
-FORMAT_VERSION = 2
-_KEY = 'pose_reloc'
+FORMAT_VERSION = 3
+_WITHOUT_CHECKSUM = 2  # the version before, which is still read
+_KEY, _CHECKSUM = 'pose_reloc', 'sha256'
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_NETWORK_PIXELS = 2**24  # the published input has 2**17
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Calibration:
             numbers |= asdict(coarse)
         if not all(np.isfinite(x) for x in numbers.values()):
             raise ValueError('the calibration is not finite')
+        if numbers.get('refined_scale', 1.0) <= 0:
+            raise ValueError('refined_scale is not positive')
         return cls(**{name: numbers[name] for name in values}, coarse=coarse)
 
 
@@ -75,6 +81,11 @@ class SceneHeader:
     network_camera: Camera
     recipe: dict = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
+
+    def __post_init__(self):
+        camera = self.network_camera
+        if camera.width * camera.height > _MAX_NETWORK_PIXELS:
+            raise SceneError(f'an absurd network input of {camera.width}x{camera.height} pixels')
 
 
 @dataclass(frozen=True)
@@ -124,13 +135,17 @@ class SceneModel:
                 raise SceneError(f'{name} has shape {array.shape}, expected {shape}')
             if not np.all(np.isfinite(array)):
                 raise SceneError(f'{name} holds NaN or infinity')
+        for name in ('train_world_T_camera', 'map_T_scene'):
+            if not is_rigid(shapes[name][0]):
+                raise SceneError(f'{name}: not rigid, its rotation is not orthonormal')
         if N == 0:
             raise SceneError('a scene needs at least one training pose')
         bad = [n for n, w in self.weights.items() if w.dtype.kind == 'f' and not _finite(w)]
         if bad:
             raise SceneError(f'the network weights hold NaN or infinity, first in {bad[0]!r}')
-        if np.linalg.eigvalsh(self.covariance_66)[0] <= 0:
-            raise SceneError('covariance_66 is not positive definite')
+        C = self.covariance_66
+        if not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] <= 0:
+            raise SceneError('covariance_66 is not symmetric and positive definite')
 
     def with_map_T_scene(self, map_T_scene) -> SceneModel:
         """The same scene registered to another map."""
@@ -163,7 +178,9 @@ class SceneModel:
         if self.train_features is not None:
             tensors['train_features'] = self.train_features
         tensors = {name: np.asarray(array, order='C') for name, array in tensors.items()}
-        write_atomically(Path(path), save(tensors, {_KEY: json.dumps(header)}))
+        text = json.dumps(header)
+        metadata = {_KEY: text, _CHECKSUM: _checksum(text, tensors)}
+        write_atomically(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> SceneModel:
@@ -173,20 +190,21 @@ class SceneModel:
             SceneError: the file is missing, truncated, not ours, of another version, or damaged.
         """
         path = _existing(path)
-        header = read_header(path)
+        file = _open(path)
+        values, header = _read_header(file, path)
         try:
-            with _open(path) as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            _verify(file.metadata(), values['format_version'], tensors)
             weights, start = _take(tensors, 'network.'), _take(tensors, 'start.')
             landmarks = None
             if 'landmarks.points' in tensors:
-                features = _metadata(path)['features']
+                features = values['features']
                 landmarks = LandmarkMap.from_tensors(_take(tensors, 'landmarks.'), features)
             return cls(header, weights, start_backbone=start, landmarks=landmarks, **tensors)
-        except SceneError as error:
-            raise SceneError(f'scene {path} is damaged: {error}; train it again') from error
         except Exception as error:  # safetensors' own error type, TypeError of missing tensors
-            raise SceneError(f'scene {path} is damaged: {error}; train it again') from error
+            raise SceneError(
+                f'scene {path} is damaged: {error}; copy it again or train it again'
+            ) from error
 
     def build_network(self):
         """The PoseRegressor with this scene's weights, in evaluation mode, on the CPU.
@@ -215,36 +233,18 @@ def _take(tensors: dict, prefix: str) -> dict[str, np.ndarray]:
 
 
 def read_header(path: str | Path) -> SceneHeader:
-    """Reads only the JSON of a scene file, in milliseconds.
+    """Reads only the JSON of a scene file, in milliseconds. The checksum is not verified.
 
     Raises:
         SceneError: the file is missing, truncated, not ours, or of another version.
     """
     path = _existing(path)
-    values = _metadata(path)
-    try:
-        return SceneHeader(
-            str(values['name']),
-            dict(values['network']),
-            Camera.from_dict(values['camera']),
-            Camera.from_dict(values['network_camera']),
-            dict(values['recipe']),
-            Calibration.from_dict(values['calibration']),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, CameraError) as error:
-        raise SceneError(f'scene {path} has a damaged header: {error!r}') from error
+    return _read_header(_open(path), path)[1]
 
 
-def _metadata(path: Path) -> dict:
-    """The JSON of a scene file of this version."""
-    try:
-        with _open(path) as file:
-            metadata = file.metadata() or {}
-    except Exception as error:  # safetensors raises its own type for a bad file
-        raise SceneError(
-            f'{path} is not a scene file or is truncated ({error}); '
-            'copy it again, or make one with `pose_reloc train`'
-        ) from error
+def _read_header(file, path: Path) -> tuple[dict, SceneHeader]:
+    """The JSON of an open scene file, as it is and as a SceneHeader."""
+    metadata = file.metadata() or {}
     if _KEY not in metadata:
         raise SceneError(
             f'{path} is a safetensors file but not a scene; make one with `pose_reloc train`'
@@ -252,48 +252,62 @@ def _metadata(path: Path) -> dict:
     try:
         values = json.loads(metadata[_KEY])
         version = values['format_version']
-    except (ValueError, KeyError, TypeError) as error:
-        raise SceneError(f'scene {path} has a damaged header: {error!r}') from error
-    if version != FORMAT_VERSION:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SceneError(f'scene {path} has a damaged header: {error!r:.300}') from error
+    if version not in (_WITHOUT_CHECKSUM, FORMAT_VERSION):
         raise SceneError(
-            f'scene {path} has format version {version}, this pose_reloc reads '
+            f'scene {path} has format version {version!r:.20}, this pose_reloc reads '
             f'{FORMAT_VERSION}; train it again or install the pose_reloc that wrote it'
         )
-    return values
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file beside its destination, flushes it to disk, and renames it.
-
-    Raises:
-        SceneError: the folder does not exist or cannot be written.
-    """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise SceneError(f'cannot write {path}: {error.strerror}') from error
+        return values, SceneHeader(
+            str(values['name']),
+            dict(values['network']),
+            Camera.from_dict(values['camera']),
+            Camera.from_dict(values['network_camera']),
+            dict(values['recipe']),
+            Calibration.from_dict(values['calibration']),
+        )
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, OverflowError),
+        *(CameraError, SceneError, RecursionError),
+    ) as error:
+        raise SceneError(f'scene {path} has a damaged header: {error!r:.300}') from error
+
+
+def _verify(metadata: dict[str, str], version: int, tensors: dict[str, np.ndarray]) -> None:
+    if version == _WITHOUT_CHECKSUM and _CHECKSUM not in metadata:
+        return
+    if metadata.get(_CHECKSUM) != _checksum(metadata[_KEY], tensors):
+        raise SceneError('its checksum is not that of its content')
+
+
+def _checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
+    """sha256 of what a scene file says: its JSON, and the name, type, shape, bytes of tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f'\n{name} {array.dtype} {array.shape}\n'.encode())
+        digest.update(array)
+    return digest.hexdigest()
 
 
 def _open(path: Path):
+    """An open safetensors file."""
     from safetensors import safe_open
 
-    if path.stat().st_size < 8:
-        raise SceneError('the file is empty')
-    with open(path, 'rb') as file:
-        header_bytes = int.from_bytes(file.read(8), 'little')
-    if header_bytes > min(_MAX_HEADER_BYTES, path.stat().st_size):
-        raise SceneError(f'its header claims {header_bytes} bytes')
-    return safe_open(path, framework='numpy')
+    try:
+        size = path.stat().st_size
+        with open(path, 'rb') as file:
+            header_bytes = int.from_bytes(file.read(8), 'little')
+        if header_bytes > min(_MAX_HEADER_BYTES, size):
+            raise SceneError(f'its header claims {header_bytes} bytes')
+        return safe_open(path, framework='numpy')
+    except Exception as error:  # safetensors raises its own type for a bad file
+        raise SceneError(
+            f'{path} is not a scene file or is truncated ({error}); '
+            'copy it again, or make one with `pose_reloc train`'
+        ) from error
 
 
 def _existing(path: str | Path) -> Path:

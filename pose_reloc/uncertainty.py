@@ -15,10 +15,6 @@ from pose_reloc.geometry import pose_residual
 
 # 95 % of the squared Mahalanobis length of one Gaussian axis lie below this (chi-square, 1 dof).
 _CHI2_95_1 = 3.841458820694124
-# The same for 90 % and three axes.
-_CHI2_90_3 = 6.251388631170325
-# No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this.
-_LEAST_SIGMA, _LEAST_DISTANCE = 1e-3, 1e-3
 _GREATEST_DISTANCE = 2.0  # of two unit vectors: they are opposite
 
 
@@ -26,19 +22,28 @@ _GREATEST_DISTANCE = 2.0  # of two unit vectors: they are opposite
 class CoarseCalibration:
     """How far off a regressed pose is, by how little its image resembles the training images.
 
-    The standard deviation grows as sqrt(1 + (d / usual_distance)^2) with the `feature_distance` d
-    of the image: a network errs most where it has seen nothing alike. Axes are alike and
-    independent: the few held-out frames do not tell directions apart.
+    The variance grows as 1 + (d / usual_distance)^2 with the `feature_distance` d of the image: a
+    network errs most where it has seen nothing alike. It does not grow beyond that of the training
+    poses, because the network answers within the scene: 1 / variance = 1 / grown + 1 / greatest.
+    Axes are alike and independent: the few held-out frames do not tell directions apart.
 
     Attributes:
-        position_m: standard deviation along each axis for d = 0.
+        position_m: standard deviation along each axis for d = 0, without the limit.
         rotation_rad: the same of the rotation about each axis.
         usual_distance: median of d over the held-out frames.
+        greatest_position_m, greatest_rotation_rad: the limits; files of earlier versions have
+            none.
     """
 
     position_m: float
     rotation_rad: float
     usual_distance: float
+    greatest_position_m: float = 1e3
+    greatest_rotation_rad: float = np.pi
+
+    def growth(self, distance):
+        """Factor on the variances by `feature_distance`, of any shape."""
+        return 1 + (np.asarray(distance) / self.usual_distance) ** 2
 
     def covariance(self, distance: float) -> np.ndarray:
         """Covariance (6, 6) of a regressed pose, positive definite and finite.
@@ -48,9 +53,9 @@ class CoarseCalibration:
         """
         if not np.isfinite(distance):
             distance = _GREATEST_DISTANCE
-        growth = 1 + (distance / self.usual_distance) ** 2
-        sigma = np.repeat([self.position_m, self.rotation_rad], 3)
-        return np.diag(growth * sigma**2)
+        grown = self.growth(distance) * np.square([self.position_m, self.rotation_rad])
+        greatest = np.square([self.greatest_position_m, self.greatest_rotation_rad])
+        return np.diag(np.repeat(1 / (1 / grown + 1 / greatest), 3))
 
 
 def feature_distance(features_BF, train_features_NF) -> np.ndarray:
@@ -66,37 +71,10 @@ def feature_distance(features_BF, train_features_NF) -> np.ndarray:
     features_BF = np.asarray(features_BF, dtype=np.float32)
     length = np.linalg.norm(features_BF, axis=1, keepdims=True)
     unit = features_BF / np.maximum(length, np.finfo(np.float32).tiny)
-    cosine = unit @ np.asarray(train_features_NF, dtype=np.float32).T
+    train_NF = np.asarray(train_features_NF, dtype=np.float32)
+    # Not `@`: the threads of numpy's BLAS keep spinning where the next network wants to run.
+    cosine = np.einsum('bf,nf->bn', unit, train_NF)
     return np.clip(1 - cosine.max(axis=1), 0.0, _GREATEST_DISTANCE)
-
-
-def fit_coarse(residual_N6, distance_N) -> CoarseCalibration:
-    """The calibration under which these errors are honest.
-
-    Position and rotation each get the scale that makes their normalised squared errors 3 on
-    average, or a larger one that keeps 90 % of them inside the 90 % ellipsoid.
-
-    Args:
-        residual_N6: `geometry.pose_residual` on frames kept out of training.
-        distance_N: their `feature_distance`.
-
-    Raises:
-        ValueError: no frames, or values that are not finite.
-    """
-    residual_N6, distance_N = np.asarray(residual_N6), np.asarray(distance_N)
-    if len(residual_N6) == 0:
-        raise ValueError('a calibration needs at least one held-out frame')
-    if not (np.isfinite(residual_N6).all() and np.isfinite(distance_N).all()):
-        raise ValueError('the held-out errors or distances hold NaN or infinity')
-    usual = max(float(np.median(distance_N)), _LEAST_DISTANCE)
-    growth = 1 + (distance_N / usual) ** 2
-    sigmas = []
-    for part in (residual_N6[:, :3], residual_N6[:, 3:]):
-        squared = (part**2).sum(axis=1) / growth
-        # 'higher': of few frames, the worst one counts.
-        tail = np.quantile(squared, 0.9, method='higher') / _CHI2_90_3
-        sigmas.append(max(float(np.sqrt(max(squared.mean() / 3, tail))), _LEAST_SIGMA))
-    return CoarseCalibration(*sigmas, usual)
 
 
 def propagate_lever_arm(covariance_66, a_T_b, b_T_c) -> np.ndarray:

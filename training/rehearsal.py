@@ -1,7 +1,9 @@
-"""Localises held-out training frames as if they were new, to calibrate what the scene will say.
+"""Localises training images as if they were new, to calibrate what the scene will say.
 
-The network has not been trained on these frames; here the keyframes and the anchors of the drift of
-the same block are left out too, so that the errors are those of a place the map knows from nearby.
+The map must not know the image: the keyframes and the anchors of the drift of the whole block
+around it are left out, so that the errors are those of a place the map knows from nearby. No
+regressed pose is asked, because the network has seen most of these images: the global descriptor
+names the keyframes.
 """
 
 from __future__ import annotations
@@ -13,26 +15,30 @@ from scipy.stats import chi2
 from tqdm import tqdm
 
 from pose_reloc.geometry import pose_residual
-from pose_reloc.relocalizer import Relocalizer, Status
-from pose_reloc.scene import Calibration, SceneModel
+from pose_reloc.landmarks import LandmarkMap
+from pose_reloc.refine import Refiner
+from pose_reloc.scene import Calibration
+from training.calibration import LEVELS, conformal_quantile
 from training.datasets import Sample
+from training.held_out import travel_blocks
 from training.metrics import nees
 
-_MAX_FRAMES = 80
+_MAX_BLOCKS = 30
+_MAX_FRAMES = 60
 _FEWEST = 8  # answers from which a scale can be told
 _CAUTIOUS_SCALE = 4.0  # where it cannot: twice the computed standard deviation
+_LEAST_SCALE = 0.05
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What came back for the held-out frames.
+    """What came back for the images.
 
     Attributes:
-        frames: number of frames that were tried.
+        frames: number of images that were tried.
         nees: of the REFINED answers (R,), with the covariance as computed.
         errors: their errors (R, 6), `geometry.pose_residual`.
-        likeness: of every frame that is not too dark or empty to the most similar keyframe it
-            may use.
+        likeness: of every image that has features to the most similar keyframe it may use.
     """
 
     frames: int
@@ -43,15 +49,16 @@ class Rehearsal:
     def calibration(self, before: Calibration) -> Calibration:
         """`before` with what was measured here.
 
-        The scale makes NEES 6 on average, or keeps 90 % inside the 90 % ellipsoid.
+        With the scale the 50 % and the 90 % ellipsoids hold as many errors as they should, or
+        more. No mean: one image that went wrong would decide it.
         """
         scale = _CAUTIOUS_SCALE
         if len(self.nees) >= _FEWEST:
-            scale = max(self.nees.mean() / 6, np.quantile(self.nees, 0.9) / chi2.ppf(0.9, df=6))
+            scale = max(conformal_quantile(self.nees, p) / chi2.ppf(p, df=6) for p in LEVELS)
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
-        return replace(before, refined_scale=max(float(scale), 0.05), least_likeness=least)
+        return replace(before, refined_scale=max(float(scale), _LEAST_SCALE), least_likeness=least)
 
     def summary(self) -> dict:
         """For the recipe of a scene, plain JSON types."""
@@ -66,39 +73,36 @@ class Rehearsal:
         return result
 
 
-def rehearse(scene: SceneModel, samples: list[Sample], held_out: np.ndarray) -> Rehearsal:
-    """Localises held-out frames with a scene whose landmarks were built from all frames.
+def rehearse(landmarks: LandmarkMap, samples: list[Sample]) -> Rehearsal:
+    """Localises images of the training split with a map that was built from all of them.
 
     Args:
-        scene: with landmarks; its calibration is ignored.
+        landmarks: the map.
         samples: the training split.
-        held_out: mask (N,) of frames the network was not trained on, in blocks.
     """
-    neutral = replace(scene.header.calibration, refined_scale=1.0, least_likeness=0.0)
-    scene = replace(scene, header=replace(scene.header, calibration=neutral))
-    relocalizer = Relocalizer(scene, 'cpu')
-    landmarks, poses = scene.landmarks, scene.train_world_T_camera
-    index = np.flatnonzero(held_out)
-    block = np.cumsum(np.diff(index, prepend=index[:1] - 2) > 1) if len(index) else index
-    chosen = np.unique(np.linspace(0, len(index) - 1, min(len(index), _MAX_FRAMES)).astype(int))
-    found, likeness, drifts = [], [], {}
+    poses = np.array([sample.world_T_camera for sample in samples])
+    blocks = travel_blocks(poses, [sample.sequence for sample in samples])
+    chosen = np.flatnonzero(np.isin(blocks, _spread(np.unique(blocks), _MAX_BLOCKS)))
+    chosen = _spread(chosen, _MAX_FRAMES)
+    refiner, whole = Refiner(landmarks), landmarks.drift(poses)
+    errors, covariances, likeness, drifts = [], [], [], {}
     for i in tqdm(chosen, 'rehearsing', unit='img', disable=None):
-        same = index[block == block[i]]
-        if block[i] not in drifts:
-            drifts[block[i]] = landmarks.drift(poses).without(
-                np.isin(landmarks.anchor_frames, same)
-            )
+        same = np.flatnonzero(blocks == blocks[i])
+        if blocks[i] not in drifts:
+            drifts[blocks[i]] = whole.without(np.isin(landmarks.anchor_frames, same))
         usable = ~np.isin(landmarks.frames, same)
-        sample = samples[index[i]]
-        answer = relocalizer.localize_with(
-            sample.load_image(), sample.camera, usable=usable, drift=drifts[block[i]]
-        )
-        if answer.likeness is not None:
-            likeness.append(answer.likeness)
-        if answer.status is Status.REFINED:
-            found.append((sample.world_T_camera, answer.world_T_camera, answer.covariance_66))
-    if not found:
-        return Rehearsal(len(chosen), np.zeros(0), np.zeros((0, 6)), np.array(likeness))
-    truth, estimate, covariance = (np.array(x) for x in zip(*found, strict=True))
-    errors = pose_residual(truth, estimate)
-    return Rehearsal(len(chosen), nees(errors, covariance), errors, np.array(likeness))
+        found, evidence = refiner.refine(samples[i].load_image(), samples[i].camera, [], usable)
+        if evidence.likeness > 0:
+            likeness.append(evidence.likeness)
+        if found:
+            pose, spread = drifts[blocks[i]].to_given(found.world_T_camera)
+            errors.append(pose_residual(poses[i], pose))
+            covariances.append(found.covariance_66 + spread)
+    errors = np.array(errors).reshape(-1, 6)
+    squared = nees(errors, np.array(covariances).reshape(-1, 6, 6))
+    return Rehearsal(len(chosen), squared, errors, np.array(likeness))
+
+
+def _spread(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, evenly spaced."""
+    return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).astype(int))]

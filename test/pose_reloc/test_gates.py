@@ -5,6 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pose_reloc.gates import (
     GateSettings,
@@ -13,9 +14,10 @@ from pose_reloc.gates import (
     mahalanobis,
     pose_reasons,
     sharpness,
+    unconfirmed_reasons,
     unrefined_reasons,
 )
-from pose_reloc.geometry import perturb_pose
+from pose_reloc.geometry import perturb_pose, pose_matrix
 from pose_reloc.relocalizer import Relocalizer, Status
 from pose_reloc.scene import Calibration
 from training.datasets import open_dataset
@@ -82,6 +84,20 @@ def test_mahalanobis_of_two_estimates_of_one_pose_is_chi_square():
     assert np.mean(squared) == pytest.approx(6, abs=0.3)  # standard error 0.08
 
 
+@pytest.mark.parametrize(('degrees', 'reasons'), [(0, []), (29, []), (31, ['unconfirmed'])])
+def test_landmarks_and_network_confirm_each_other(degrees, reasons):
+    vote = perturb_pose(np.eye(4), [5, 0, 0, 0, np.deg2rad(degrees), 0])
+    assert unconfirmed_reasons(vote, np.eye(4), SETTINGS) == reasons
+    assert unconfirmed_reasons(None, np.eye(4), SETTINGS) == ['unconfirmed']
+
+
+def test_a_pose_by_chance_is_not_confirmed():
+    """Random directions agree within 30 deg less than once in 100 times."""
+    random = pose_matrix(Rotation.random(4000, random_state=0).as_matrix(), np.zeros(3))
+    passed = [unconfirmed_reasons(pose, np.eye(4), SETTINGS) == [] for pose in random]
+    assert 0 < np.mean(passed) < 0.012
+
+
 def test_unmapped_space_is_named():
     train = np.tile(np.eye(4), (3, 1, 1))
     for metres, reasons in ((2.9, []), (3.1, ['outside_map'])):
@@ -94,14 +110,25 @@ def landmarks(room):
     return build_landmarks(open_dataset('7scenes', room).train, MappingSettings(frames=24))
 
 
+@pytest.fixture(scope='module')
+def calibration(room, landmarks):
+    samples = open_dataset('7scenes', room).train
+    return rehearse(landmarks, samples).calibration(Calibration())
+
+
 @pytest.fixture
-def relocalizer(room, landmarks, tiny_scene):
+def relocalizer(room, landmarks, calibration, tiny_scene):
     """A calibrated map of the room behind a network whose answers all lie inside of it."""
     samples = open_dataset('7scenes', room).train
     poses = np.array([sample.world_T_camera for sample in samples])
     tiny_scene.weights['head.5.bias'][:3] = poses[0, :3, 3]
     camera = samples[0].camera
-    header = replace(tiny_scene.header, camera=camera, network_camera=camera.scaled(320, 240))
+    header = replace(
+        tiny_scene.header,
+        camera=camera,
+        network_camera=camera.scaled(320, 240),
+        calibration=calibration,
+    )
     scene = replace(
         tiny_scene,
         header=header,
@@ -109,9 +136,7 @@ def relocalizer(room, landmarks, tiny_scene):
         start_features=np.tile(tiny_scene.start_features[:1], (len(poses), 1)),
         landmarks=landmarks,
     )
-    held_out = np.isin(np.arange(len(samples)) % 24, (8, 16))
-    calibration = rehearse(scene, samples, held_out).calibration(header.calibration)
-    return Relocalizer(replace(scene, header=replace(header, calibration=calibration)), 'cpu')
+    return Relocalizer(scene, 'cpu')
 
 
 def test_images_of_the_room_are_answered(relocalizer, room):
@@ -162,5 +187,8 @@ def test_a_coarse_answer_says_why_it_is_not_refined(relocalizer, room):
     gentle = replace(relocalizer.scene.header, calibration=Calibration(least_likeness=0.0))
     scene = replace(relocalizer.scene, header=gentle)
     noise = np.random.default_rng(5).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    answer = Relocalizer(scene, 'cpu').localize(noise)
+    refused = Relocalizer(scene, 'cpu').localize(noise)
+    assert refused.status is Status.LOST and refused.reasons == ('unconfirmed',)
+    gullible = GateSettings(max_disagreement_rad=np.pi)
+    answer = Relocalizer(scene, 'cpu', gate_settings=gullible).localize(noise)
     assert answer.status is Status.COARSE and answer.reasons == ('too_few_inliers',)

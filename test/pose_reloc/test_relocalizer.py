@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from pose_reloc.backends import choose_device
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, SettingsError
 from pose_reloc.gates import GateSettings, image_reasons, pose_reasons
 from pose_reloc.geometry import pose_from_network
 from pose_reloc.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_image
-from pose_reloc.relocalizer import Relocalizer, Status, choose_device
+from pose_reloc.relocalizer import Relocalizer, Status
 
 
 @pytest.fixture

@@ -86,6 +86,35 @@ def test_nan_is_refused(tiny_scene, where):
         replace(tiny_scene, **changes)
 
 
+def _with_rotation(R):
+    pose = np.eye(4)
+    pose[:3, :3] = R
+    return pose
+
+
+@pytest.mark.parametrize(
+    ('pose', 'rigid'),
+    [
+        (_with_rotation([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), True),
+        (_with_rotation(1.0003 * np.eye(3)), True),  # files with few digits
+        (_with_rotation(1.002 * np.eye(3)), False),
+        (_with_rotation(np.diag([1, 1, -1])), False),  # a reflection
+        (_with_rotation([[1, 0.01, 0], [0, 1, 0], [0, 0, 1]]), False),
+        (np.eye(4) + np.eye(4)[3] * [[0], [0], [0], [0.1]], False),
+        (np.zeros((4, 4)), False),
+    ],
+)
+def test_poses_must_be_rigid(tiny_scene, pose, rigid):
+    poses = tiny_scene.train_world_T_camera.copy()
+    poses[2] = pose
+    for changes in ({'map_T_scene': pose}, {'train_world_T_camera': poses}):
+        if rigid:
+            replace(tiny_scene, **changes)
+        else:
+            with pytest.raises(SceneError, match=next(iter(changes))):
+                replace(tiny_scene, **changes)
+
+
 def test_indefinite_covariance_is_refused(tiny_scene):
     with pytest.raises(SceneError, match='positive definite'):
         replace(tiny_scene, covariance_66=np.diag([1, 1, 1, 1, 1, -1e-3]))

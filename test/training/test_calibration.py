@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 
 from pose_reloc.geometry import network_from_pose, perturb_pose, pose_matrix
 from pose_reloc.network import PosePrediction
-from training.calibration import calibrate_coarse
+from pose_reloc.uncertainty import CoarseCalibration
+from training.calibration import calibrate_coarse, conformal_quantile, fit_coarse, pose_spread
 
 N = 400
 
@@ -67,3 +69,90 @@ def test_held_out_and_training_frames_are_needed(everything):
     image, truth, _ = frames()
     with pytest.raises(ValueError, match='held-out frames and training frames'):
         calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, np.full(N, everything))
+
+
+LIMITS = (1.5, 0.6)
+TRUE_CALIBRATION = CoarseCalibration(0.2, 0.05, 0.03, *LIMITS)
+
+
+def coarse_errors(N, seed, dof=None):
+    """Errors that grow with the distance as stated: Gaussian, or Student's t of equal variance."""
+    rng = np.random.default_rng(seed)
+    distance = rng.lognormal(np.log(0.03), 0.8, size=N)
+    unit = rng.normal(size=(N, 6))
+    if dof:
+        unit *= np.sqrt((dof - 2) / rng.chisquare(dof, size=(N, 1)))
+    sigma = np.sqrt([np.diag(TRUE_CALIBRATION.covariance(d)) for d in distance])
+    return unit * sigma, distance
+
+
+def coarse_nees(calibration, residual, distance):
+    covariance = np.stack([calibration.covariance(d) for d in distance])
+    return np.einsum('ni,nij,nj->n', residual, np.linalg.inv(covariance), residual)
+
+
+def test_coarse_calibration_of_gaussian_errors():
+    """NEES is 6 on new frames, also on those much less familiar than the calibration's."""
+    found = fit_coarse(*coarse_errors(6000, 1), LIMITS)
+    assert found.position_m == pytest.approx(0.2, rel=0.06)
+    assert found.rotation_rad == pytest.approx(0.05, rel=0.06)
+    residual, distance = coarse_errors(6000, 2)
+    squared = coarse_nees(found, residual, distance)
+    far = distance > 0.06
+    assert squared.mean() == pytest.approx(6, abs=0.5)
+    assert squared[far].mean() == pytest.approx(6, abs=0.6)
+    assert 0.88 < np.mean(squared < chi2.ppf(0.9, 6)) < 0.94
+
+
+def test_coarse_calibration_covers_heavy_tails():
+    found = fit_coarse(*coarse_errors(4000, 3, dof=3), LIMITS)
+    squared = coarse_nees(found, *coarse_errors(4000, 4, dof=3))
+    assert np.mean(squared < chi2.ppf(0.9, 6)) > 0.88
+
+
+@pytest.mark.parametrize('frames', [1, 2, 5])
+def test_coarse_calibration_of_few_frames_covers_their_worst(frames):
+    """No frame used for the calibration lies outside the 90 % ellipsoid of either three axes."""
+    residual, distance = coarse_errors(frames, 5)
+    found = fit_coarse(residual, distance, LIMITS)
+    variance = np.stack([np.diag(found.covariance(d)) for d in distance])
+    squared = (residual**2 / variance).reshape(frames, 2, 3).sum(axis=2)
+    assert np.all(squared <= chi2.ppf(0.9, 3) * (1 + 1e-9))
+
+
+@pytest.mark.parametrize('distance', [0.0, 1e-9, 0.03, 2.0, np.nan, np.inf])
+@pytest.mark.parametrize('error', [0.0, 1e-9, 1.0])
+def test_coarse_covariance_is_positive_definite_and_finite(distance, error):
+    """Whatever it was measured on: equal images, no errors; never better than 1 mm, 0.06 deg."""
+    found = fit_coarse(np.full((4, 6), error), np.zeros(4), LIMITS).covariance(distance)
+    assert np.all(np.isfinite(found))
+    assert np.linalg.eigvalsh(found).min() >= 0.99e-6
+
+
+@pytest.mark.parametrize('residual, distance', [([], []), ([[np.nan] * 6], [0.1])])
+def test_no_coarse_calibration_of_nothing(residual, distance):
+    with pytest.raises(ValueError, match='at least one|NaN'):
+        fit_coarse(np.reshape(residual, (-1, 6)), np.array(distance), LIMITS)
+
+
+def test_errors_beyond_the_limit_ask_for_the_limit():
+    found = fit_coarse(np.full((20, 6), 2.0), np.full(20, 0.1), (0.5, 0.3))
+    sigma = np.sqrt(np.diag(found.covariance(0.1)))
+    assert sigma == pytest.approx([0.5] * 3 + [0.3] * 3, rel=0.01)
+
+
+def test_the_spread_of_poses_by_hand():
+    poses = pose_matrix(np.eye(3), [[1.0, 2, 0], [-1, -2, 0], [1, -2, 0], [-1, 2, 0]])
+    metres, radians = pose_spread(poses)
+    assert metres == pytest.approx(np.sqrt(5 / 3 + 0.25**2))
+    # Equal directions do not mean that the next visit looks the same way.
+    assert radians == pytest.approx(np.deg2rad(10))
+
+
+@pytest.mark.parametrize('count', [9, 30, 100])
+def test_a_conformal_quantile_holds_for_the_next_value(count):
+    """Over many draws the next value keeps the bound with at least the stated probability."""
+    values = np.random.default_rng(0).standard_t(2, size=(4000, count + 1)) ** 2
+    kept = [row[-1] <= conformal_quantile(row[:-1], 0.9) for row in values]
+    expected = np.ceil(0.9 * (count + 1)) / (count + 1)
+    assert np.mean(kept) == pytest.approx(expected, abs=0.02) and expected >= 0.9

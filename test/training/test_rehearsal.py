@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from pose_reloc.refine import Refiner
 from pose_reloc.scene import Calibration
 from training.datasets import open_dataset
+from training.held_out import travel_blocks
 from training.mapping import MappingSettings, build_landmarks
 from training.metrics import nees
 from training.rehearsal import Rehearsal, rehearse
@@ -25,7 +27,7 @@ def test_the_scale_makes_errors_of_known_size_honest():
     calibration = _rehearsed(errors).calibration(Calibration())
     assert calibration.refined_scale == pytest.approx(9.0, rel=0.05)
     scaled = np.tile(calibration.refined_scale * np.eye(6), (4000, 1, 1))
-    assert nees(errors, scaled).mean() == pytest.approx(6, abs=0.3)
+    assert nees(errors, scaled).mean() == pytest.approx(6, abs=0.4)
 
 
 def test_a_heavy_tail_keeps_nine_of_ten_inside():
@@ -38,28 +40,42 @@ def test_a_heavy_tail_keeps_nine_of_ten_inside():
     assert rehearsal.nees.mean() / scale < 6
 
 
+def test_one_answer_that_went_wrong_does_not_decide():
+    rng = np.random.default_rng(2)
+    errors = rng.normal(size=(40, 6))
+    honest = _rehearsed(errors).calibration(Calibration()).refined_scale
+    errors[7] *= 1000
+    with_one = _rehearsed(errors).calibration(Calibration()).refined_scale
+    assert with_one == pytest.approx(honest, rel=0.5)
+
+
 def test_few_answers_are_no_measure():
     calibration = _rehearsed(np.full((5, 6), 1e-3)).calibration(Calibration())
     assert calibration.refined_scale == 4
     assert calibration.least_likeness == pytest.approx(0.32)
 
 
-def test_a_dark_frame_does_not_stop_the_rehearsal(room, tiny_scene):
+def test_a_map_is_asked_without_the_block_around_an_image(room, monkeypatch):
     dataset = open_dataset('7scenes', room)
-    samples = dataset.train[:8]
+    samples = dataset.train[:12]
     landmarks = build_landmarks(samples, MappingSettings())
+    blocks = travel_blocks(
+        np.array([s.world_T_camera for s in samples]), [s.sequence for s in samples]
+    )
     black = np.zeros((480, 640, 3), np.uint8)
     samples[3] = replace(samples[3], image_loader=lambda: black)
-    camera = samples[0].camera
-    header = replace(tiny_scene.header, camera=camera, network_camera=camera.scaled(80, 60))
-    scene = replace(
-        tiny_scene,
-        header=header,
-        train_world_T_camera=np.array([s.world_T_camera for s in samples]),
-        start_features=np.tile(tiny_scene.start_features[:1], (8, 1)),
-        landmarks=landmarks,
-    )
-    held_out = np.isin(np.arange(8), (3, 4))
-    rehearsal = rehearse(scene, samples, held_out)
-    assert rehearsal.frames == 2 and len(rehearsal.likeness) == 1
-    assert np.isfinite(rehearsal.calibration(header.calibration).least_likeness)
+    asked = []
+    refine = Refiner.refine
+
+    def listening(self, image, camera, guesses, usable):
+        asked.append((guesses, usable))
+        return refine(self, image, camera, guesses, usable)
+
+    monkeypatch.setattr(Refiner, 'refine', listening)
+    rehearsal = rehearse(landmarks, samples)
+    assert rehearsal.frames == 12 and len(rehearsal.likeness) == 11  # without the black one
+    for block, (guesses, usable) in zip(blocks, asked, strict=True):
+        assert guesses == []
+        assert np.array_equal(usable, blocks[landmarks.frames] != block)
+    assert 0 < rehearsal.calibration(Calibration()).least_likeness < 1
+    assert np.isfinite(rehearsal.nees).all()

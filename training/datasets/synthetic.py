@@ -31,7 +31,9 @@ from pose_reloc.errors import DatasetError, SettingsError
 from training.datasets.room.room import Light, Room
 from training.datasets.room.walks import scene_poses
 
-__all__ = ['LIGHTS', 'Light', 'Room', 'SyntheticSettings', 'camera_of', 'write_scene']
+__all__ = [
+    'LIGHTS', 'Light', 'Room', 'SyntheticSettings', 'camera_of', 'is_built_in', 'write_scene',
+]  # fmt: skip
 
 _FORMAT = 'pose_reloc built-in room'
 _VERSION = 1  # to be raised with every change of what is drawn: old folders are then replaced
@@ -118,6 +120,14 @@ def write_scene(folder: Path, settings: SyntheticSettings | None = None) -> None
         raise DatasetError(f'cannot write the built-in scene to {folder}: {error}') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_built_in(folder: Path) -> bool:
+    """Whether a folder was written by `write_scene`, by any version."""
+    try:
+        return _read_record(Path(folder)) is not None
+    except DatasetError:
+        return False
 
 
 def _plain(settings: SyntheticSettings) -> dict:

@@ -9,6 +9,7 @@ _SENTENCES = {
     'empty': 'the image shows nothing',
     'blurred': 'the image is blurred',
     'unfamiliar': 'the image resembles no training image',
+    'unconfirmed': 'landmarks and network do not agree',
     'not_finite': 'the network gave no pose',
     'outside_map': 'the pose lies far from every training image',
     'too_vague': 'the pose is too uncertain',
