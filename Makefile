@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench clean
+.PHONY: help env demo test lint fuzz soak docs bench clean
 
 help:  ## say what can be made
 	@echo 'pose_reloc: camera relocalization for ROS 2'
@@ -36,15 +36,26 @@ demo: env  ## render a room, train, replay it through the real node; writes demo
 test: env  ## run all tests (POSE_RELOC_DATA=FOLDER adds those on real data)
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-lint: env  ## check style and format (fix: .venv/bin/ruff check --fix . ; .venv/bin/ruff format .)
+lint: env  ## check style, format, advisories (fix: .venv/bin/ruff check --fix . ; ruff format .)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/python environment/audit.py
+
+fuzz: env  ## 10,000 damaged files for every parser: half an hour
+	@POSE_RELOC_FUZZ_CASES=10000 $(VENV)/bin/python -m pytest test/test_fuzz.py $(PYTEST_ARGS)
+
+soak: env  ## kill training 60 times, and what else takes long: half an hour
+	@POSE_RELOC_KILLS=60 $(VENV)/bin/python -m pytest -k kill_9 test/training/test_faults.py \
+		$(PYTEST_ARGS)
+
+docs: env  ## build the documentation as a web site in site/
+	@$(VENV)/bin/mkdocs build --strict --quiet
 
 bench: env  ## measure speed and memory on this machine: half an hour; writes bench/bench.md
 	@$(VENV)/bin/pose_reloc bench $(BENCH_ARGS)
 
 clean:  ## remove what demo, test, bench and colcon wrote; .venv stays (remove it: rm -rf .venv)
-	rm -rf bench demo build install log dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf bench demo site build install log dist *.egg-info .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(VENV)/.built: environment/build.sh environment/constraints.txt environment/tf2_msgs.py setup.py

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from pose_reloc.camera import Camera
+from pose_reloc.features import FeatureSettings
 from pose_reloc.geometry import perturb_pose
+from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.scene import SceneHeader, SceneModel
 
@@ -51,6 +53,36 @@ def room(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data') / 'room'
     write_scene(folder, SyntheticSettings(train_frames=(24, 24), test_frames=12))
     return folder
+
+
+@pytest.fixture(scope='session')
+def small_scene():
+    """A scene model in a few kilobytes, with every field; its network cannot be built."""
+    rng = np.random.default_rng(0)
+    camera = Camera(160, 120, 130.0, 130.0, 80.0, 60.0)
+    features = rng.normal(size=(5, 6)).astype(np.float16)
+    landmarks = LandmarkMap(
+        FeatureSettings(),
+        poses=np.tile(np.eye(4), (2, 1, 1)),
+        frames=np.array([0, 3]),
+        starts=np.array([0, 2, 3]),
+        points=rng.normal(size=(3, 3)).astype(np.float32),
+        descriptors=rng.integers(0, 255, (3, 128)).astype(np.uint8),
+        vocabulary=rng.normal(size=(1, 128)).astype(np.float32),
+        vlad=rng.normal(size=(2, 128)).astype(np.float16),
+        anchor_frames=np.array([1]),
+        anchor_poses=np.tile(np.eye(4), (1, 1, 1)),
+    )
+    return SceneModel(
+        SceneHeader('small', {'backbone': 'none'}, camera, camera.scaled(80, 60), {'made': 'here'}),
+        {'head.weight': rng.normal(size=(7, 5)).astype(np.float32), 'batches': np.array(3)},
+        np.tile(np.eye(4), (5, 1, 1)),
+        {'stem.weight': rng.normal(size=(4, 3)).astype(np.float16)},
+        features,
+        np.diag([0.01, 0.02, 0.03, 0.001, 0.002, 0.003]),
+        landmarks=landmarks,
+        train_features=features,
+    )
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pose_reloc.errors import SceneError, TrainingError
-from pose_reloc.scene import write_atomically
+from pose_reloc.files import write_atomically
 
 FILE_NAME = 'checkpoint.pt'
 _VERSION = 2
@@ -37,8 +38,6 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._next = 0.0  # time before which no other write may begin
-        for left_behind in folder.glob(f'.{FILE_NAME}.*'):  # by a killed run
-            left_behind.unlink(missing_ok=True)
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -106,6 +105,9 @@ def load_checkpoint(folder: Path, settings: dict, data_key: str) -> dict | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as file:  # torch itself does not look at its checksums
+            if file.testzip():
+                raise ValueError('a checksum is wrong')
         # weights_only: a checkpoint that came from elsewhere must not run code.
         state = torch.load(path, map_location='cpu', weights_only=True)
         version, saved, key = state['version'], state['settings'], state['data_key']

@@ -108,8 +108,9 @@ def test_training_does_not_wait_for_the_disk(tmp_path, unlimited, monkeypatch):
 def test_what_a_killed_run_left_behind_is_removed(tmp_path):
     left = tmp_path / '.checkpoint.pt.x3k2'
     left.write_bytes(b'half')
-    with CheckpointWriter(tmp_path):
-        assert not left.exists()
+    with CheckpointWriter(tmp_path) as writer:
+        writer.offer(lambda: make_state(1))
+    assert [p.name for p in tmp_path.iterdir()] == ['checkpoint.pt']
 
 
 @pytest.mark.parametrize('name', checkpoint.CHANGEABLE)

@@ -13,6 +13,7 @@ sizes: without them the size is taken from the measurements, which reach nearly 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,7 @@ def _samples(
         name = _name(line)
         image_path = image_file(path, name, line.where)
         reach = bundle.tracks.reach_N2[index]
-        size = image_size(image_path) if image_path.is_file() else _size(reach)
+        size = image_size(image_path) if os.path.isfile(image_path) else _size(reach)
         samples.append(
             Sample(
                 image_path,

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, DatasetError
-from training.datasets.text import read_lines
+from training.datasets.text import read_lines, read_yaml
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,15 @@ def parse_intrinsics(intrinsics: str | Sequence[float]) -> tuple[float, ...]:
 
 def _read_yaml(file: Path) -> Camera:
     try:
-        values = yaml.safe_load(file.read_text())
+        values = read_yaml(file)
         fields = dict(values.get('color', values))
         known = {name: fields[name] for name in Camera.__dataclass_fields__ if name in fields}
         return Camera.from_dict(known)
-    except (yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, CameraError) as error:
+    except (ValueError, TypeError, AttributeError, CameraError) as error:
         raise DatasetError(
-            f'{file} is not a calibration: {error}. Expected color: {{width, height, fx, fy, cx, '
-            'cy}, optionally with distortion and distortion_model'
+            f'{file} is not a calibration: {error!s:.300}. '
+            'Expected color: {width, height, fx, fy, cx, cy}, optionally with distortion and '
+            'distortion_model'
         ) from error
 
 

@@ -10,6 +10,7 @@ Without lists every 8th image is a test image. Images that were resized after th
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def _samples(model: ColmapModel, root: Path, folder: Path) -> dict[str, Sample]:
 def _resized(converted: ConvertedCamera, path: Path) -> Camera:
     """The camera at the size that the image file has now."""
     camera = converted.camera
-    if not path.is_file():
+    if not os.path.isfile(path):
         return camera
     width, height = image_size(path)
     if (width, height) == (camera.width, camera.height):

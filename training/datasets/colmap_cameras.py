@@ -19,6 +19,7 @@ from training.datasets import read_image
 from training.datasets.colmap_model import ColmapCamera
 
 _FIT_LIMIT_PX = 0.1
+_MAX_UNDISTORTED = 2**25  # pixels of an image whose map is kept in memory
 # A camera whose coefficients are all zero is a pinhole to `Camera`; this keeps a fisheye a fisheye.
 _FISHEYE_ZERO = (1e-15, 0.0, 0.0, 0.0)
 
@@ -161,6 +162,11 @@ def _undistorted(source, where: str) -> ConvertedCamera:
     """The pinhole camera that COLMAP itself would undistort to, and the way there."""
     import pycolmap
 
+    if source.width * source.height > _MAX_UNDISTORTED:
+        raise DatasetError(
+            f'{where}: images of {source.width}x{source.height} are too large to undistort while '
+            'they are loaded; use `colmap image_undistorter` first'
+        )
     pinhole = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), source)
     fx, fy, cx, cy = (float(p) for p in pinhole.params)
     camera = Camera(pinhole.width, pinhole.height, fx, fy, cx - 0.5, cy - 0.5)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
 
 from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import invert_pose, pose_matrix, rotation_from_quaternion
-from training.datasets.text import Line, read_lines
+from training.datasets.text import Line, every_line, read_lines
 
 # COLMAP's model ids: name and number of parameters.
 MODELS = {
@@ -232,7 +232,7 @@ def _images_bin(path: Path) -> list[ColmapImage]:
 def _points_bin(path: Path) -> tuple[list, list]:
     file, ids, points = _Binary(path), [], []
     for _ in range(file.count(51)):
-        key, x, y, z, _, _, _, _ = file.unpack('Q3d3Bd')
+        key, x, y, z, _, _, _, _ = file.unpack('q3d3Bd')
         file.skip(8 * file.count(8))
         ids.append(key)
         points.append((x, y, z))
@@ -263,7 +263,9 @@ def _cameras_txt(path: Path) -> dict[int, ColmapCamera]:
 def _images_txt(path: Path) -> list[ColmapImage]:
     """Two lines per image; the second, its observations, may be empty."""
     images = []
-    lines = _raw_lines(path)
+    lines = (line for line in every_line(path) if not line.text.startswith('#'))
+    # Later an empty line means "no observations".
+    lines = dropwhile(lambda line: not line.text, lines)
     for line in lines:
         form = 'IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME'
         words = line.words(form, more=True)
@@ -278,20 +280,6 @@ def _images_txt(path: Path) -> list[ColmapImage]:
         pose = _pose(numbers[:4], numbers[4:], line.where)
         images.append(ColmapImage(name, camera_id, pose, _point_ids(ids)))
     return images
-
-
-def _raw_lines(path: Path) -> Iterator[Line]:
-    """As `read_lines`, but with the empty lines, which mean "no observations"."""
-    try:
-        with open(path, encoding='utf-8-sig', errors='replace') as file:
-            started = False
-            for number, text in enumerate(file, start=1):
-                text = text.strip()
-                started = started or bool(text and not text.startswith('#'))
-                if started and not text.startswith('#'):
-                    yield Line(path, number, text)
-    except OSError as error:
-        raise DatasetError(f'cannot read {path}: {error.strerror}') from error
 
 
 def _points_txt(path: Path) -> tuple[list, list]:

@@ -17,7 +17,7 @@ from pose_reloc.errors import DatasetError
 from training.datasets import Dataset, Sample
 from training.datasets.calibration import CameraSource, camera_source
 from training.datasets.files import existing_image, image_size
-from training.datasets.text import Line
+from training.datasets.text import Line, open_text
 
 _POSE = ('t1', 't2', 't3', 'q1', 'q2', 'q3', 'q4')
 _COLUMNS = ('scene', 'split', 'seq', 'img_path', *_POSE)
@@ -73,9 +73,9 @@ def load(
 
 def _read_table(file: Path) -> list[tuple[Line, dict[str, str]]]:
     rows = []
-    try:
-        with open(file, encoding='utf-8-sig', errors='replace', newline='') as stream:
-            reader = csv.reader(stream)
+    with open_text(file) as stream:
+        reader = csv.reader(stream)
+        try:
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in _COLUMNS if name not in header]
             if missing:
@@ -90,10 +90,8 @@ def _read_table(file: Path) -> list[tuple[Line, dict[str, str]]]:
                 if len(words) != len(header):
                     raise line.error(f'expected {len(header)} columns, got {len(words)}')
                 rows.append((line, dict(zip(header, (word.strip() for word in words)))))
-    except OSError as error:
-        raise DatasetError(f'cannot read {file}: {error.strerror}') from error
-    except csv.Error as error:
-        raise DatasetError(f'{file}, line {reader.line_num}: {error}') from error
+        except csv.Error as error:
+            raise DatasetError(f'{file}, line {reader.line_num}: {error}') from error
     return rows
 
 

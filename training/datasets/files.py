@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,14 @@ _IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
 def inside(root: Path, name: str, where: str) -> Path:
     """The path of a file that a dataset names, which must lie in the dataset's folder.
 
+    Links are followed: whoever owns the folder made them.
+
     Raises:
         DatasetError: the name is absolute, goes up with '..', or is not printable.
     """
     pure = PurePosixPath(name.replace('\\', '/'))
     absolute = pure.is_absolute() or name[1:2] == ':'
-    if not name or not name.isprintable() or absolute or '..' in pure.parts:
+    if not pure.parts or not name.isprintable() or absolute or '..' in pure.parts:
         raise DatasetError(f'{where}: {name!r} does not name a file inside the folder {root}')
     return root / pure
 
@@ -34,10 +37,8 @@ def image_file(root: Path, name: str, where: str) -> Path:
         DatasetError: the name points outside the folder.
     """
     path = inside(root, name, where)
-    if path.is_file():
-        return path
     others = (path.with_suffix(suffix) for suffix in _IMAGE_SUFFIXES)
-    return next((other for other in others if other.is_file()), path)
+    return next((file for file in (path, *others) if os.path.isfile(file)), path)
 
 
 def existing_image(root: Path, name: str, where: str) -> Path:
@@ -47,7 +48,7 @@ def existing_image(root: Path, name: str, where: str) -> Path:
         DatasetError: the image is missing too.
     """
     path = image_file(root, name, where)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetError(f'{where}: the image {path} is missing')
     return path
 
@@ -63,13 +64,13 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL raises a dozen kinds for a damaged file
         raise DatasetError(f'cannot read the image header of {path}: {error}') from error
 
 
 def missing_images(paths: Sequence[Path]) -> list[str]:
     """A warning, or none, about images that are named but not there."""
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if not missing:
         return []
     return [

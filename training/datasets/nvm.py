@@ -24,6 +24,7 @@ from training.datasets.tracks import TrackReader, Tracks
 
 _CAMERA = 'file focal W P Q R X Y Z r'
 _POINT = 'X Y Z R G B n'
+_FOCAL, _RADIAL = (1, 10**6), 1000  # pixels; far beyond any lens
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def read_nvm(path: Path) -> Reconstruction:
         line = next_line(lines, path, f'image {i + 1} of {images}')
         words = line.words(_CAMERA, more=True)
         values = line.numbers(words[1:10])
-        if values[0] <= 0:
-            raise line.error('the focal length is not positive')
+        if not _FOCAL[0] <= values[0] <= _FOCAL[1]:
+            raise line.error(f'the focal length is not in the range {_FOCAL[0]} to {_FOCAL[1]}')
+        if abs(values[8]) > _RADIAL:
+            raise line.error(f'the radial distortion is larger than {_RADIAL}')
         index[_stem(words[0])] = i
         focal.append(values[0])
         radial.append(values[8])

@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, DatasetError
 from pose_reloc.geometry import invert_pose, pose_matrix, project_to_so3
 from training.datasets import Dataset, Sample
 from training.datasets.depth import DepthImage
+from training.datasets.text import read_lines, read_yaml
 
 FRAME_RATE_HZ = 30.0
 
@@ -57,12 +57,10 @@ def _sequences(path: Path) -> list[str]:
     if not path.is_file():
         return []
     names = []
-    for number, line in enumerate(path.read_text(errors='replace').split('\n'), start=1):
-        if not line.strip():
-            continue
-        match = re.fullmatch(r'\s*(?:sequence|seq-?)\s*(\d{1,6})\s*', line)
+    for line in read_lines(path):
+        match = re.fullmatch(r'(?:sequence|seq-?)\s*([0-9]{1,6})', line.text)
         if not match:
-            raise DatasetError(f'{path}, line {number}: expected `sequenceN`, got {line!r}')
+            raise line.error('expected `sequenceN`')
         names.append(f'seq-{int(match[1]):02d}')
     return names
 
@@ -98,14 +96,12 @@ def _sequence(path: Path, name: str, color: Camera, depth: dict, color_T_depth) 
 
 
 def _read_pose(path: Path) -> np.ndarray:
-    try:
-        T = np.array(path.read_text().split(), dtype=np.float64)
-        if T.size != 16 or not np.all(np.isfinite(T)):
-            raise ValueError(f'expected 16 finite numbers, got {T.size}')
-        T = T.reshape(4, 4)
-        return pose_matrix(project_to_so3(T[:3, :3]), T[:3, 3])
-    except (ValueError, OSError) as error:
-        raise DatasetError(f'{path} is not a pose: {error}') from error
+    lines = list(read_lines(path))
+    numbers = [number for line in lines for number in line.numbers(line.text.split())]
+    if len(numbers) != 16:
+        raise DatasetError(f'{path} is not a pose: expected 16 numbers, got {len(numbers)}')
+    T = np.reshape(numbers, (4, 4))
+    return pose_matrix(lines[0].nearest_rotation(T[:3, :3]), T[:3, 3])
 
 
 def _calibration(path: Path):
@@ -117,7 +113,7 @@ def _calibration(path: Path):
         text = f'{path} has no calibration.yaml: colour and depth are taken to share one pose'
         return color, depth, np.eye(4), [text]
     try:
-        values = yaml.safe_load(file.read_text())
+        values = read_yaml(file)
         color = _camera(values['color'])
         depth = {
             'depth': _camera(values['depth']),
@@ -126,8 +122,11 @@ def _calibration(path: Path):
         }
         T = np.array(values['color_T_depth'], dtype=np.float64).reshape(4, 4)
         return color, depth, pose_matrix(project_to_so3(T[:3, :3]), T[:3, 3]), []
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, CameraError) as error:
-        raise DatasetError(f'{file} is not a calibration: {error!r}') from error
+    except (
+        *(KeyError, TypeError, ValueError, OverflowError),
+        *(AttributeError, CameraError),
+    ) as error:
+        raise DatasetError(f'{file} is not a calibration: {error!r:.300}') from error
 
 
 def _camera(values: dict) -> Camera:

@@ -1,4 +1,4 @@
-"""Text files of names, numbers and poses: every error names the file and the line."""
+"""Text files of names, numbers, poses and calibrations: every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import pose_matrix, project_to_so3, rotation_from_quaternion
 
 # Quaternions written with three digits have length 1 to 1e-3; shifted columns miss by far more.
 _QUATERNION_LENGTH = (0.98, 1.02)
+# A calibration has some hundred characters and a dozen brackets. The parser's time grows with the
+# square of how deep they are nested.
+_YAML_CHARACTERS, _YAML_BRACKETS = 10_000, 200
 
 
 @dataclass(frozen=True)
@@ -120,14 +124,52 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         DatasetError: the file is missing or cannot be read.
     """
+    for line in every_line(path):
+        if line.text and not line.text.startswith('#'):
+            yield line
+
+
+def every_line(path: Path) -> Iterator[Line]:
+    """As `read_lines`, with the empty lines and the comments."""
+    with open_text(path) as file:
+        for number, text in enumerate(file, start=1):
+            yield Line(path, number, text.strip())
+
+
+def open_text(path: Path):
+    """A text file, open for reading; bytes that are no UTF-8 become question marks.
+
+    Raises:
+        DatasetError: the file is missing, cannot be read, or is a pipe or a device, which may have
+            no end.
+    """
     try:
-        with open(path, encoding='utf-8-sig', errors='replace') as file:
-            for number, text in enumerate(file, start=1):
-                text = text.strip()
-                if text and not text.startswith('#'):
-                    yield Line(path, number, text)
+        if path.exists() and not path.is_file():
+            raise DatasetError(f'cannot read {path}: it is not a file')
+        return open(path, encoding='utf-8-sig', errors='replace', newline=None)
     except OSError as error:
         raise DatasetError(f'cannot read {path}: {error.strerror}') from error
+
+
+def read_yaml(path: Path):
+    """The content of a small YAML file, in plain types.
+
+    Raises:
+        DatasetError: the file cannot be read or is not YAML, or could unfold to more than it is.
+    """
+    with open_text(path) as file:
+        text = file.read(_YAML_CHARACTERS)
+        if file.read(1):
+            raise DatasetError(f'{path} has more than {_YAML_CHARACTERS} characters')
+    if sum(text.count(bracket) for bracket in '[{?') > _YAML_BRACKETS:
+        raise DatasetError(f'{path} has more than {_YAML_BRACKETS} brackets')
+    try:
+        # A few nested references can stand for more than any memory holds.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise DatasetError(f'{path} holds references (*name); write their values out')
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DatasetError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
 
 
 def next_line(lines: Iterator[Line], path: Path, what: str) -> Line:

@@ -531,3 +531,18 @@ def test_impossible_options(builder, tmp_path, options):
     path = record(builder).write(tmp_path / 'walk')
     with pytest.raises((BagError, DatasetError)):
         open_dataset('bag', path, **options)
+
+
+def test_the_real_bags(data):
+    bags = data / 'bags'
+    mapping, query = bags / 'redkitchen_mapping', bags / 'redkitchen_query'
+    dataset = open_dataset('bag', mapping, test_path=query, min_translation=0, min_rotation=0)
+    assert (len(dataset.train), len(dataset.test)) == (385, 45)
+    assert 'poses /ground_truth/pose' in dataset.notes[-1]
+    # The same frames as files, in another world: poses relative to the first are the same.
+    files = open_dataset('7scenes', data / 'redkitchen')
+    for bag, file in ((dataset.train, files.train), (dataset.test, files.test)):
+        first, second = ([s.world_T_camera for s in samples[::11]] for samples in (bag, file))
+        for a, b in zip(first[1:], second[1:]):
+            here, there = np.linalg.inv(first[0]) @ a, np.linalg.inv(second[0]) @ b
+            np.testing.assert_allclose(here, there, atol=2e-3)

@@ -60,7 +60,7 @@ class BagImage:
 
 def load(
     path: Path,
-    more: Sequence[Path] = (),
+    more: str | Path | Sequence[Path] = (),
     test_path: str | Path | Sequence[Path] = (),
     image_topic: str | None = None,
     pose_topic: str | None = None,
@@ -101,12 +101,11 @@ def load(
         min_rotation,
         min_sharpness,
     )
-    tests = [test_path] if isinstance(test_path, str | Path) else list(test_path)
     splits, notes, warnings = ([], []), [], []
     names: Counter[str] = Counter()
-    for split, paths in zip(splits, ([path, *more], tests)):
-        for each in map(Path, paths):
-            name = each.resolve().stem
+    for split, paths in zip(splits, ([path, *_paths(more)], _paths(test_path))):
+        for each in paths:
+            name = _name(each)
             names[name] += 1
             sequence = name if names[name] == 1 else f'{name} ({names[name]})'
             found = read_bag(each, settings, sequence, thin=split is splits[0])
@@ -114,7 +113,18 @@ def load(
             notes += found.notes
             warnings += found.warnings
     _agree_on_depth(splits, warnings)
-    return Dataset(path.resolve().stem, *splits, warnings, notes)
+    return Dataset(_name(path), *splits, warnings, notes)
+
+
+def _name(path: Path) -> str:
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def _paths(value: str | Path | Sequence[str | Path]) -> list[Path]:
+    """One path or several."""
+    values = [value] if isinstance(value, str | Path) else value
+    return [Path(each).expanduser() for each in values]
 
 
 @dataclass(frozen=True)

@@ -405,7 +405,12 @@ _OPEN = threading.local()
 
 
 def _opened(reader):
+    """The reader, open. What metadata.yaml says is believed by `rosbags` and checked here."""
     reader.open()
+    numbers = [reader.message_count, reader.start_time, reader.end_time]
+    numbers += [connection.msgcount for connection in reader.connections]
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError('a count or a time is no whole number')
     return reader
 
 
