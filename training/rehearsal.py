@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import chi2
 from tqdm import tqdm
 
 from pose_reloc.geometry import pose_residual
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import Calibration
-from training.calibration import LEVELS, conformal_quantile
+from training.calibration import conformal_quantile
 from training.datasets import Sample
 from training.held_out import travel_blocks
 from training.metrics import nees
@@ -28,6 +27,9 @@ _MAX_FRAMES = 60
 _FEWEST = 8  # answers from which a scale can be told
 _CAUTIOUS_SCALE = 4.0  # where it cannot: twice the computed standard deviation
 _LEAST_SCALE = 0.05
+_MOST = 3.0
+# Another visit errs a little more than images of the recording that the map was made of.
+_OTHER_VISIT = 1.2
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,13 @@ class Rehearsal:
     def calibration(self, before: Calibration) -> Calibration:
         """`before` with what was measured here.
 
-        With the scale the 50 % and the 90 % ellipsoids hold as many errors as they should, or
-        more. No mean: one image that went wrong would decide it.
+        With the scale the mean NEES of these errors is 6 / `_OTHER_VISIT`. One image that went
+        wrong does not decide: none counts more than `_MOST` times the 90 % quantile.
         """
         scale = _CAUTIOUS_SCALE
         if len(self.nees) >= _FEWEST:
-            scale = max(conformal_quantile(self.nees, p) / chi2.ppf(p, df=6) for p in LEVELS)
+            most = _MOST * conformal_quantile(self.nees, 0.9)
+            scale = _OTHER_VISIT * np.minimum(self.nees, most).mean() / 6
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0

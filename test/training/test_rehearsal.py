@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import Calibration
@@ -24,20 +23,19 @@ def _rehearsed(errors, covariance=np.eye(6)):
 def test_the_scale_makes_errors_of_known_size_honest():
     rng = np.random.default_rng(0)
     errors = rng.normal(size=(4000, 6)) * 3.0  # three times what the covariance says
-    calibration = _rehearsed(errors).calibration(Calibration())
-    assert calibration.refined_scale == pytest.approx(9.0, rel=0.05)
-    scaled = np.tile(calibration.refined_scale * np.eye(6), (4000, 1, 1))
+    scale = _rehearsed(errors).calibration(Calibration()).refined_scale
+    assert scale == pytest.approx(9.0 * 1.2, rel=0.05)  # another visit errs a little more
+    scaled = np.tile(scale / 1.2 * np.eye(6), (4000, 1, 1))
     assert nees(errors, scaled).mean() == pytest.approx(6, abs=0.4)
 
 
-def test_a_heavy_tail_keeps_nine_of_ten_inside():
+def test_a_heavy_tail_is_counted():
+    """A fifth of the answers err 25 times as much: the mean stays honest, not the median."""
     rng = np.random.default_rng(1)
     errors = rng.normal(size=(1000, 6)) * np.where(rng.random(1000) < 0.2, 5.0, 0.2)[:, None]
     rehearsal = _rehearsed(errors)
     scale = rehearsal.calibration(Calibration()).refined_scale
-    inside = (rehearsal.nees / scale <= chi2.ppf(0.9, df=6)).mean()
-    assert inside == pytest.approx(0.9, abs=0.01)
-    assert rehearsal.nees.mean() / scale < 6
+    assert rehearsal.nees.mean() / scale == pytest.approx(6 / 1.2, rel=0.05)
 
 
 def test_one_answer_that_went_wrong_does_not_decide():
