@@ -50,7 +50,7 @@ def write_dataset(folder, depth=True):
     write_sequence(folder / 'seq-02', 4, 1, depth)
     (folder / 'TrainSplit.txt').write_text('sequence1\n')
     (folder / 'TestSplit.txt').write_text('sequence2\n')
-    calibration = {'color': CAMERA, 'depth': CAMERA, 'color_T_depth': np.eye(4).tolist()}
+    calibration = {'color': CAMERA, 'depth': dict(CAMERA), 'color_T_depth': np.eye(4).tolist()}
     (folder / 'calibration.yaml').write_text(yaml.safe_dump(calibration))
     return folder
 

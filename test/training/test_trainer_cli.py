@@ -4,11 +4,13 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from pose_reloc.cli import main
 from pose_reloc.scene import SceneModel, read_header
 from training.datasets import open_dataset
+from training.trainer import Trainer
 
 PRESET = """
 network: {backbone: squeezenet1_1, hidden: 8}
@@ -118,7 +120,7 @@ def test_poses_alone_are_enough_for(loss, link, train):
 
 def test_a_depth_range_by_hand_takes_the_place_of_depth(link, train, capsys):
     folder = link(depth=False)
-    assert train(folder, '--loss', 'global_homography')[0] == 2
+    assert train(folder, '--loss', 'global_homography', '--no-map')[0] == 2
     assert '--depth-range NEAR FAR' in capsys.readouterr().err
     assert train(folder, '--loss', 'global_homography', '--depth-range', '0.5', '4')[0] == 0
 
@@ -127,7 +129,7 @@ def test_a_depth_range_by_hand_takes_the_place_of_depth(link, train, capsys):
     ('options', 'sentence'),
     [
         (['--loss', 'geometric'], 'geometric needs 3D points'),
-        (['--loss', 'local_homography'], '--loss global_homography'),
+        (['--loss', 'local_homography', '--no-map'], '--loss global_homography'),
         (['--batch', '9'], '8 training images are fewer than one batch of 9; use --batch 4'),
         (['--backbone', 'resnet19'], "unknown backbone 'resnet19'; torchvision has: alexnet"),
         (['--backbone', 'vit_b_16'], 'does not take images of any size'),
@@ -192,18 +194,29 @@ def table_options(room):
     return [word for value in values for word in ('--option', value)]
 
 
-def test_divergence_says_why_and_keeps_what_can_be_gone_on_from(room, train, tmp_path, capsys):
+def test_divergence_says_why_and_keeps_what_can_be_gone_on_from(
+    room, train, tmp_path, capsys, monkeypatch
+):
     folder = write_table(room, tmp_path / 'table')
     common = [*table_options(room), '--loss', 'posenet', '--epochs', '30']
     code, out = train(folder, *common, '--learning-rate', '1e20', kind='csv')
     error = capsys.readouterr().err
     assert code == 2 and 'diverged at learning rate 1e+20' in error
     assert 'start again with a lower --learning-rate' in error
-    # A warm-up lets it begin well and fail later.
-    common += ['--set', 'warmup=0.9']
-    code, out = train(folder, *common, '--learning-rate', '10', kind='csv')
+    # Begins well and fails later.
+    one_epoch = Trainer._one_epoch
+
+    def failing(trainer, *arguments):
+        if trainer.epoch == 12:
+            with torch.no_grad():
+                next(trainer.learner.network.head.parameters()).fill_(float('inf'))
+        return one_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, '_one_epoch', failing)
+    code, out = train(folder, *common, '--learning-rate', '1e-3', kind='csv')
     error = capsys.readouterr().err
     assert code == 2 and '--resume and a lower --learning-rate' in error
+    monkeypatch.undo()
     code, out = train(folder, *common, '--learning-rate', '1e-4', '--resume', kind='csv')
     assert code == 0, capsys.readouterr().err
     recipe = read_header(out).recipe

@@ -123,7 +123,7 @@ def settings_from(args) -> TrainSettings:
 def run(args) -> int:
     """Trains and writes the scene file."""
     from training.build import build_scene, with_landmarks
-    from training.mapping import MappingSettings, build_landmarks
+    from training.mapping import build_landmarks
     from training.processes import leads
     from training.seen_points import with_seen_points
 
@@ -141,10 +141,10 @@ def run(args) -> int:
             f'{settings.loss.name} loss, {_budget(settings)}'
         )
     landmarks = None
-    if _lacks_depth(dataset, settings):
+    if mapping and _lacks_depth(dataset, settings):
         if leads():
             print('no depth: landmarks come first, to know how far away things are')
-        landmarks = build_landmarks(dataset.train, mapping or MappingSettings())
+        landmarks = build_landmarks(dataset.train, mapping)
         dataset = replace(dataset, train=with_seen_points(dataset.train, landmarks))
     folder = Path(args.run).expanduser() if args.run else out.with_suffix(f'{out.suffix}.run')
     name, command = args.name or out.stem, ' '.join(sys.argv[1:])
@@ -191,7 +191,7 @@ def _lacks_depth(dataset, settings: TrainSettings) -> bool:
     loss = LOSSES[settings.loss.name]
     if loss.needs_global_range:
         return settings.loss.depth_range is None
-    return loss.needs_depth_range or loss.needs_points
+    return loss.needs_depth_range
 
 
 def _report(scene, dataset, settings: TrainSettings, out: Path, folder: Path) -> None:
