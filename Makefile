@@ -45,6 +45,7 @@ fuzz: env  ## 10,000 damaged files for every parser: half an hour
 	@POSE_RELOC_FUZZ_CASES=10000 $(VENV)/bin/python -m pytest test/test_fuzz.py $(PYTEST_ARGS)
 
 soak: env  ## kill training 60 times, run the node for half an hour: one hour
+	@$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
 	@POSE_RELOC_KILLS=60 $(VENV)/bin/python -m pytest -k kill_9 test/training/test_faults.py \
 		$(PYTEST_ARGS)
 	@POSE_RELOC_SOAK_S=1800 $(VENV)/bin/python -m pytest -s test/pose_reloc/ros/test_soak.py \

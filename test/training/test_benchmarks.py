@@ -161,8 +161,16 @@ EXPECTED = {
     'startup': [{'import pose_reloc', 'pose_reloc --help', 'SceneModel.load'}],
 }
 
+SLOW = {'cache', 'training'}
 
-@pytest.mark.parametrize('name', EXPECTED)
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(SLOW)),
+        *sorted(EXPECTED.keys() - SLOW),
+    ],
+)
 def test_every_benchmark_fills_its_tables(name, settings, monkeypatch):
     if name in ('training', 'startup'):  # one round: every turn starts a process
         settings = replace(settings, rounds=1)

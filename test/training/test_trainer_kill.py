@@ -47,6 +47,7 @@ def start(room, tmp_path):
     return process
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_then_resume(start, tmp_path):
     whole = start('whole')
     rng = np.random.default_rng(4)

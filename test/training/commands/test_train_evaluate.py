@@ -74,6 +74,7 @@ def test_train_then_evaluate(room, preset, tmp_path, capsys):
         assert len((tmp_path / name).read_text().splitlines()) == 1 + 12
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, monkeypatch):
     from safetensors.numpy import load_file
 
