@@ -64,22 +64,33 @@ def test_signals_end_it_in_order_however_often_they_come(signals, pause):
 
 
 def test_a_node_that_ends_takes_leave(wait):
-    """Or its services would seem to be there until DDS gives it up, after 20 s."""
+    """Or its services would seem to be there until DDS gives it up, after 20 s.
+
+    DDS says farewell once, best effort; it may be lost, but not three times.
+    """
     import rclpy
 
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    client = rclpy.create_node('client', context=context)
-    process = start()
-    try:
-        wait(lambda: 'pose_reloc' in client.get_node_names())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        wait(lambda: 'pose_reloc' not in client.get_node_names(), 10)
-    finally:
-        process.kill()
-        client.destroy_node()
-        rclpy.shutdown(context=context)
+    def leaves():
+        context = rclpy.Context()
+        rclpy.init(context=context)
+        client = rclpy.create_node('client', context=context)
+        process = start()
+        try:
+            wait(lambda: 'pose_reloc' in client.get_node_names())
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            end = time.monotonic() + 10
+            while 'pose_reloc' in client.get_node_names():
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.01)
+            return True
+        finally:
+            process.kill()
+            client.destroy_node()
+            rclpy.shutdown(context=context)
+
+    assert any(leaves() for _ in range(3))
 
 
 def test_a_node_that_was_killed_is_simply_started_again(wait):
