@@ -7,8 +7,9 @@ RootSIFT is here, ALIKED in `aliked.py`. `open_features` makes the kind that set
 from __future__ import annotations
 
 import ctypes
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,6 +24,7 @@ DESCRIPTOR_TYPES = {'rootsift': np.uint8, 'aliked': np.int8, 'aliked-lightglue':
 
 # Unit vectors of 128 numbers are stored as bytes: what 1.0 is.
 _UNIT = {np.dtype(np.uint8): 512.0, np.dtype(np.int8): 256.0}
+_ONE = _UNIT[np.dtype(np.int8)] ** 2  # the product of such a vector with itself
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ class RootSift(LocalFeatures):
             return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
         response = np.array([k.response for k in keypoints])
         order = np.argsort(-response, kind='stable')[: self.settings.max_features]
-        uv = np.array([k.pt for k in keypoints], dtype=np.float32)[order]
-        return Features(uv, root_sift(descriptors[order]))
+        uv = cv2.KeyPoint_convert(keypoints)
+        return Features(uv[order], root_sift(descriptors[order]))
 
 
 def root_sift(descriptors_N128: np.ndarray) -> np.ndarray:
@@ -187,38 +189,83 @@ def nearest_matches(
     Returns:
         For each of the others indices into the query and into it, of equal length.
     """
-    # Scaling one side is enough, and cheaper.
-    scale = _UNIT[query.descriptors.dtype] ** 2
-    a = torch.from_numpy(query.descriptors).to(device).float() / scale
-    found = []
-    for other in others:
-        with torch.inference_mode():
-            product = a @ torch.from_numpy(other.descriptors).to(device).float().T
-        found.append(mutual_matches(product.cpu().numpy(), ratio))
-    return found
+    a_N128 = _signed(query.descriptors)
+    return [
+        mutual_matches(_products(a_N128, _signed(other.descriptors), device), ratio, _ONE)
+        for other in others
+    ]
 
 
-def mutual_matches(cosine_NM: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+def mutual_matches(
+    product_NM: np.ndarray, ratio: float, one: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Each other's nearest, clearly nearer than the second in the other set.
 
     Args:
-        cosine_NM: products of all unit vectors of two sets.
+        product_NM: of all vectors of equal length of two sets.
         ratio: bound on the nearest distance over the second nearest in the second set.
+        one: the product of a vector with itself.
 
     Returns:
         Indices into the two sets, of equal length.
     """
-    if 0 in cosine_NM.shape:
+    if 0 in product_NM.shape:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    column = cosine_NM.argmax(axis=1)
-    best = cosine_NM[np.arange(len(column)), column]
+    column = product_NM.argmax(axis=1)
+    best = product_NM[np.arange(len(column)), column]
     # Not the argmax over the first axis, which takes numpy five times as long.
-    candidate = np.flatnonzero(best == cosine_NM.max(axis=0)[column])
-    column, best, rivals = column[candidate], best[candidate], cosine_NM[candidate]
-    rivals[np.arange(len(candidate)), column] = -1.0
-    # |a - b|^2 = 2 - 2 cos for unit vectors.
-    passed = np.maximum(1 - best, 0) < ratio**2 * (1 - rivals.max(axis=1))
+    candidate = np.flatnonzero(best == product_NM.max(axis=0)[column])
+    column, best, rivals = column[candidate], best[candidate], product_NM[candidate]
+    rivals[np.arange(len(candidate)), column] = -one
+    # |a - b|^2 = 2 (one - ab) for vectors of this length.
+    near, far = (one - product.astype(np.float64) for product in (best, rivals.max(axis=1)))
+    passed = np.maximum(near, 0) < ratio**2 * far
     return candidate[passed], column[passed]
+
+
+def _signed(descriptors_N128: np.ndarray) -> np.ndarray:
+    """Descriptors as int8: processors multiply no other bytes by each other."""
+    if descriptors_N128.dtype == np.int8:
+        return descriptors_N128
+    halves = (descriptors_N128 >> 1) + (descriptors_N128 & 1)
+    return np.minimum(halves, 127).view(np.int8)
+
+
+def _products(a_N128: np.ndarray, b_M128: np.ndarray, device: torch.device) -> np.ndarray:
+    """Products (N, M) of int8 vectors. They are whole numbers that float32 holds exactly too."""
+    a, b = (torch.from_numpy(x).to(device) for x in (a_N128, b_M128))
+    with torch.inference_mode():
+        if device.type == 'cpu' and _bytes_pay():
+            return torch._int_mm(a, b.T).numpy()
+        return (a.float() @ b.float().T).cpu().numpy()
+
+
+@cache
+def _bytes_pay() -> bool:
+    """Whether PyTorch multiplies matrices of bytes here exactly, and faster than floats.
+
+    Processors without instructions for it do it slowly, or let the sums of pairs overflow.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randint(-128, 128, (512, 128), dtype=torch.int8, generator=generator)
+    a[0], a[1] = 127, -128  # the greatest sums that there can be
+    b = a.float()
+    try:
+        product = torch._int_mm(a, a.T)
+    except (AttributeError, RuntimeError):  # an old PyTorch, or one without this
+        return False
+    if not torch.equal(product, (b @ b.T).int()):
+        return False
+    return _least_seconds(lambda: torch._int_mm(a, a.T)) < _least_seconds(lambda: b @ b.T)
+
+
+def _least_seconds(call: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 @cache

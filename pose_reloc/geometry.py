@@ -37,8 +37,16 @@ def rotation_from_quaternion(q_wxyz):
     norm = np.linalg.norm(q_wxyz, axis=-1)
     if not np.all(np.isfinite(norm)) or np.any(norm < 1e-12):
         raise ValueError(f'expected finite non-zero quaternions, got {q_wxyz!r}')
-    flat = xyzw_from_wxyz(q_wxyz).reshape(-1, 4)
-    return Rotation.from_quat(flat).as_matrix().reshape(q_wxyz.shape[:-1] + (3, 3))
+    # Not by scipy, which takes 0.1 ms for one after a network has had the caches.
+    w, x, y, z = (q_wxyz[..., i] / norm for i in range(4))
+    R = np.empty(q_wxyz.shape[:-1] + (3, 3))
+    R[..., 0, 0], R[..., 0, 1], R[..., 0, 2] = (
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y))  # fmt: skip
+    R[..., 1, 0], R[..., 1, 1], R[..., 1, 2] = (
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x))  # fmt: skip
+    R[..., 2, 0], R[..., 2, 1], R[..., 2, 2] = (
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y))  # fmt: skip
+    return R
 
 
 def quaternion_from_rotation(R):

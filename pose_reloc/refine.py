@@ -17,6 +17,7 @@ from pose_reloc.camera import Camera
 from pose_reloc.features import Features, open_features
 from pose_reloc.geometry import invert_pose, quaternion_from_rotation
 from pose_reloc.landmarks import LandmarkMap, global_descriptor
+from pose_reloc.pnp import CameraFit, PnpProblem, robust_sigma
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Refinement:
     Attributes:
         world_T_camera: (4, 4) in the frame of the landmarks.
         covariance_66: of the PnP problem, not yet calibrated, in that frame.
+        camera: the same with the calibration of the query's camera free.
         uv, points: pixels (M, 2) of the inliers in the given image and their landmarks (M, 3).
         keyframe: the keyframe with most inliers.
         matches: number of matches that were tried.
@@ -51,11 +53,28 @@ class Refinement:
 
     world_T_camera: np.ndarray
     covariance_66: np.ndarray
+    camera: CameraFit
     uv: np.ndarray
     points: np.ndarray
     keyframe: int
     matches: int
     timings: dict[str, float]
+
+    def covariance(self, spread_66: np.ndarray, scale: float) -> np.ndarray:
+        """Of the pose (6, 6) after it was carried to the frame of the answers.
+
+        Where the calibration of the camera looks wrong, the pose with the calibration free is as
+        good an answer: the difference, and the covariance of both, are held.
+
+        Args:
+            spread_66: of the correction, see `drift.DriftField`.
+            scale: `scene.Calibration.refined_scale`.
+        """
+        covariance = scale * (self.covariance_66 + spread_66)
+        if self.camera.looks_wrong:
+            change = self.camera.pose_change
+            covariance += scale * self.camera.covariance_66 + np.outer(change, change)
+        return covariance
 
 
 @dataclass(frozen=True)
@@ -133,15 +152,18 @@ class Refiner:
         clock.lap('match')
         again = self._solve(query, matches, pose)
         pose = again[0] if self._proves(again) else pose
-        pose, covariance, inlier = self._optimise(query, matches, pose)
-        clock.lap('pnp')
+        pose, problem = self._optimise(query, matches, pose)
+        inlier = problem.error_N <= self.settings.max_error_px * query.pixel
         distinct = np.unique(features.uv[matches.query[inlier]], axis=0)
         least = max(self.settings.min_points, self.settings.min_point_ratio * len(features))
         if inlier.sum() < self.settings.min_inliers or len(distinct) < least:
             return None, Evidence(likeness, pose)
+        covariance, camera_fit = problem.covariance(), problem.camera_fit()
+        clock.lap('pnp')
         refinement = Refinement(
             pose,
             covariance,
+            camera_fit,
             features.uv[matches.query[inlier]],
             self.landmarks.points[matches.landmark[inlier]],
             int(np.bincount(matches.keyframe[inlier]).argmax()),
@@ -198,7 +220,7 @@ class Refiner:
         return inlier.sum() >= max(settings.min_inliers, settings.min_inlier_ratio * len(inlier))
 
     def _optimise(self, query: _Query, matches: _Matches, pose: np.ndarray):
-        """Robust optimisation over all matches: pose, covariance (6, 6), inliers."""
+        """Robust optimisation over all matches: the pose, and the problem that it solves."""
         import poselib
 
         settings = self.settings
@@ -216,63 +238,10 @@ class Refiner:
             camera_T_world = np.eye(4)
             camera_T_world[:3] = found.Rt
             pose = invert_pose(camera_T_world)
-            covariance, error = pnp_covariance(uv, points, pose, query.camera, scale)
+            problem = PnpProblem(uv, points, pose, query.camera, scale)
             # A precise map deserves a tighter loss: three times the typical error of its matches.
-            scale = min(scale, max(3 * robust_sigma(error, scale), 0.5))
-        return pose, covariance, error <= settings.max_error_px * query.pixel
-
-
-def pnp_covariance(uv_N2, points_N3, world_T_camera, camera: Camera, scale_px: float):
-    """Covariance of a camera pose from the reprojection of points, under a Cauchy loss.
-
-    Inverse of the Gauss-Newton information, times the robust variance of a residual
-    (Triggs et al. 2000, section 9; weights of the Cauchy loss). The matches of one pixel with
-    several keyframes share its error, so that together they count as one.
-
-    Args:
-        uv_N2: pixels in the pinhole camera.
-        points_N3: their points in the world.
-        world_T_camera: the pose (4, 4) that minimises the loss.
-        camera: pinhole.
-        scale_px: of the loss.
-
-    Returns:
-        The covariance (6, 6) of `geometry.pose_residual`, and the reprojection errors (N,), pixels
-        (infinite behind the camera).
-    """
-    R = world_T_camera[:3, :3]
-    offset_N3 = points_N3 - world_T_camera[:3, 3]
-    local = offset_N3 @ R
-    front = local[:, 2] > 1e-3
-    x, y, z = local[:, 0], local[:, 1], np.where(front, local[:, 2], 1.0)
-    residual = np.stack([x / z * camera.fx + camera.cx, y / z * camera.fy + camera.cy], 1) - uv_N2
-    error = np.where(front, np.linalg.norm(residual, axis=1), np.inf)
-    weight = np.where(front, 1 / (1 + (np.where(front, error, 0) / scale_px) ** 2), 0.0)
-    _, pixel_N = np.unique(uv_N2 @ (1, 1j), return_inverse=True)
-    weight /= np.maximum(np.bincount(pixel_N, weight), 1.0)[pixel_N]
-    zero = np.zeros_like(z)
-    project_N23 = np.stack(
-        [
-            np.stack([camera.fx / z, zero, -camera.fx * x / z**2], 1),
-            np.stack([zero, camera.fy / z, -camera.fy * y / z**2], 1),
-        ],
-        axis=1,
-    )
-    # Moving the camera by t and turning it by w about its centre (world axes) moves a point in the
-    # camera by -R^T (t + w x offset).
-    moved_N23 = -project_N23 @ R.T
-    J_N26 = np.concatenate([moved_N23, np.cross(offset_N3[:, None], moved_N23)], axis=2)
-    information = np.einsum('nij,nik,n->jk', J_N26, J_N26, weight)
-    sigma = max(robust_sigma(error, scale_px), 0.1)
-    covariance = np.linalg.inv(information + 1e-9 * np.eye(6)) * sigma**2
-    return (covariance + covariance.T) / 2, error
-
-
-def robust_sigma(error_N: np.ndarray, scale_px: float) -> float:
-    """Standard deviation along one axis of the reprojection errors that are no outliers, pixels."""
-    inside = error_N < 3 * scale_px
-    # The median length of a 2D Gaussian is 1.177 sigma.
-    return float(np.median(error_N[inside])) / 1.177 if inside.any() else scale_px
+            scale = min(scale, max(3 * robust_sigma(problem.error_N, scale), 0.5))
+        return pose, problem
 
 
 class _Query:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from pose_reloc import gates
@@ -21,6 +22,7 @@ from pose_reloc.uncertainty import feature_distance
 
 # Of a REFINED pose: 0.1 mm and 0.003 deg. A zero variance would mean infinite trust downstream.
 _LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 1e-8), np.full(3, 2.5e-9)])
+_NOWHERE = np.full((4, 4), np.nan)
 
 
 class Status(str, Enum):
@@ -79,6 +81,7 @@ class PoseEstimate:
         timings: seconds by stage: 'preprocess', 'infer', 'refine', 'total'.
         regressed_world_T_camera: what the network alone answered (4, 4); None when it was not asked
             or its answer was not finite.
+        regressed_covariance_66: the covariance of that; None likewise.
         matches: the landmarks behind a REFINED answer.
         likeness: to the most similar keyframe: cosine of global descriptors; None without them.
     """
@@ -90,6 +93,7 @@ class PoseEstimate:
     reasons: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     regressed_world_T_camera: np.ndarray | None = None
+    regressed_covariance_66: np.ndarray | None = None
     matches: Matches | None = None
     likeness: float | None = None
 
@@ -120,9 +124,7 @@ class Relocalizer:
             self._refiner = Refiner(scene.landmarks, device=self.backend.device)
             self._drift = scene.landmarks.drift(scene.train_world_T_camera)
         # Converted once: a scene stores them in half precision.
-        self._train_features = None
-        if scene.train_features is not None:
-            self._train_features = scene.train_features.astype(np.float32)
+        self._train_features = scene.train_features.astype(np.float32)
 
     @classmethod
     def load(
@@ -154,12 +156,19 @@ class Relocalizer:
         return str(self.backend)
 
     def warm_up(self, runs: int = 3) -> float:
-        """Runs the network on a grey image until its kernels are chosen; returns seconds taken."""
+        """Runs network and refinement on an image of no place; returns seconds taken.
+
+        The first runs choose kernels and fetch memory from the system, several times as slow.
+        """
         start = time.perf_counter()
-        camera = self.scene.header.network_camera
-        image = np.full((camera.height, camera.width, 3), 128, dtype=np.uint8)
+        camera = self.scene.header.camera
+        size = (camera.height // 8 + 1, camera.width // 8 + 1, 3)
+        small = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        image = cv2.resize(small, (camera.width, camera.height), interpolation=cv2.INTER_CUBIC)
         for _ in range(runs):
-            self._regress(image[None])
+            self._regress(to_network_image(image, camera, self.scene.header.network_camera))
+            if self._refiner:
+                self._refiner.refine(image, camera, [])
         return time.perf_counter() - start
 
     def localize(
@@ -184,17 +193,16 @@ class Relocalizer:
         camera = camera or header.camera
         small = to_network_image(image_HW3, camera, header.network_camera)
         timings = {'preprocess': time.perf_counter() - start}
-        nowhere, covariance = np.full((4, 4), np.nan), self.scene.covariance_66.copy()
         reasons = gates.image_reasons(small, self.gate_settings)
         if reasons:
             timings['total'] = time.perf_counter() - start
+            unknown = header.coarse.covariance(np.nan)
             return PoseEstimate(
-                Status.LOST, nowhere, covariance, reasons=tuple(reasons), timings=timings
+                Status.LOST, _NOWHERE.copy(), unknown, reasons=tuple(reasons), timings=timings
             )
-        (regressed,), (feature,) = self._regress(small[None])
-        if header.calibration.coarse:
-            distance = feature_distance(feature[None], self._train_features)[0]
-            covariance = header.calibration.coarse.covariance(float(distance))
+        regressed, feature = self._regress(small)
+        distance = float(feature_distance(feature[None], self._train_features)[0])
+        covariance = regressed_covariance = header.coarse.covariance(distance)
         timings['infer'] = time.perf_counter() - start - timings['preprocess']
         status, pose, inliers, matches, likeness = Status.COARSE, regressed, 0, None, None
         if self._refiner:
@@ -209,7 +217,7 @@ class Relocalizer:
                 status, inliers = Status.REFINED, len(found.uv)
                 matches = Matches(found.uv, found.points)
                 pose, spread = self._drift.to_given(found.world_T_camera)
-                covariance = header.calibration.refined_scale * (found.covariance_66 + spread)
+                covariance = found.covariance(spread, header.calibration.refined_scale)
                 covariance += _LEAST_COVARIANCE
                 timings |= {f'refine.{name}': t for name, t in found.timings.items()}
             else:
@@ -226,6 +234,7 @@ class Relocalizer:
         elif self._refiner and status is Status.COARSE:
             reasons.append('too_few_inliers')
         timings['total'] = time.perf_counter() - start
+        answered = np.isfinite(regressed).all()
         return PoseEstimate(
             status,
             pose,
@@ -233,24 +242,21 @@ class Relocalizer:
             inliers,
             tuple(reasons),
             timings,
-            regressed if np.isfinite(regressed).all() else None,
+            regressed if answered else None,
+            regressed_covariance if answered else None,
             matches,
             likeness,
         )
 
-    def _regress(self, image_BHW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Network images (B, H, W, 3) uint8 to poses (B, 4, 4), NaN where there is none.
+    def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A network image (H, W, 3) uint8 to a pose (4, 4), NaN where there is none.
 
-        Also the features (B, F) of the backbone.
+        Also the features (F,) of the backbone.
         """
-        regression = self.backend(image_BHW3)
-        w_t_c, c_q_w = (x.astype(np.float64) for x in regression[:2])
-        norm = np.linalg.norm(c_q_w, axis=1)
-        good = np.isfinite(w_t_c).all(1) & np.isfinite(norm) & (norm > 1e-6)
-        poses = np.full((len(w_t_c), 4, 4), np.nan)
-        if good.any():
-            poses[good] = pose_from_network(w_t_c[good], c_q_w[good])
-        return poses, regression.features
+        w_t_c, c_q_w, feature = (x[0] for x in self.backend(image_HW3[None]))
+        if not np.isfinite(w_t_c).all() or not 1e-6 < np.linalg.norm(c_q_w) < np.inf:
+            return _NOWHERE.copy(), feature
+        return pose_from_network(w_t_c, c_q_w), feature
 
 
 def _guesses(prior: PosePrior | None, regressed: np.ndarray) -> list[np.ndarray]:

@@ -21,8 +21,7 @@ from pose_reloc.geometry import is_rigid
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.uncertainty import CoarseCalibration
 
-FORMAT_VERSION = 3
-_WITHOUT_CHECKSUM = 2  # the version before, which is still read
+FORMAT_VERSION = 4
 _KEY, _CHECKSUM = 'pose_reloc', 'sha256'
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_NETWORK_PIXELS = 2**24  # the published input has 2**17
@@ -35,12 +34,10 @@ class Calibration:
     Attributes:
         refined_scale: factor on the computed covariance of a REFINED pose.
         least_likeness: an image that resembles no keyframe so much is not of this scene.
-        coarse: of a regressed pose, by its image; None where nothing was held out.
     """
 
     refined_scale: float = 1.0
     least_likeness: float = 0.0
-    coarse: CoarseCalibration | None = None
 
     @classmethod
     def from_dict(cls, values: dict) -> Calibration:
@@ -49,17 +46,12 @@ class Calibration:
         Raises:
             TypeError, ValueError: not a calibration.
         """
-        values = dict(values)
-        coarse = values.pop('coarse', None)
-        numbers = {name: float(value) for name, value in values.items()}
-        if coarse:
-            coarse = CoarseCalibration(**{name: float(x) for name, x in coarse.items()})
-            numbers |= asdict(coarse)
+        numbers = _floats(values)
         if not all(np.isfinite(x) for x in numbers.values()):
             raise ValueError('the calibration is not finite')
         if numbers.get('refined_scale', 1.0) <= 0:
             raise ValueError('refined_scale is not positive')
-        return cls(**{name: numbers[name] for name in values}, coarse=coarse)
+        return cls(**numbers)
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,7 @@ class SceneHeader:
         network: the fields of `network.NetworkSettings`.
         camera: the camera of the training images, with distortion.
         network_camera: the pinhole camera of the network's input.
+        coarse: how uncertain regressed poses are.
         recipe: how the scene was made: dataset, settings, versions, seed, command, results.
         calibration: see `Calibration`.
     """
@@ -79,6 +72,7 @@ class SceneHeader:
     network: dict
     camera: Camera
     network_camera: Camera
+    coarse: CoarseCalibration
     recipe: dict = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
 
@@ -99,12 +93,10 @@ class SceneModel:
         start_backbone: state dict, float16, of the backbone before training: with the next field,
             the retrieval baseline of every evaluation. The robot does not use it.
         start_features: its features (N, F), float16, of the training images; rows of unit length.
-        covariance_66: (6, 6) of a regressed camera pose whose image is not known; axes of the
-            scene's world, order (x, y, z, rotX, rotY, rotZ).
+        train_features: of the trained backbone (M, F), float16, rows of unit length, of the images
+            it was trained on: what `SceneHeader.coarse` compares images with.
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
         landmarks: for refinement; None answers with regressed poses only.
-        train_features: of the trained backbone (M, F), float16, rows of unit length, of images it
-            was trained on, for `Calibration.coarse`; None without that.
     """
 
     header: SceneHeader
@@ -112,24 +104,18 @@ class SceneModel:
     train_world_T_camera: np.ndarray
     start_backbone: dict[str, np.ndarray]
     start_features: np.ndarray
-    covariance_66: np.ndarray
+    train_features: np.ndarray
     map_T_scene: np.ndarray = field(default_factory=lambda: np.eye(4))
     landmarks: LandmarkMap | None = None
-    train_features: np.ndarray | None = None
 
     def __post_init__(self):
-        N = len(self.train_world_T_camera)
+        N, F = len(self.train_world_T_camera), self.start_features.shape[-1]
         shapes = {
             'train_world_T_camera': (self.train_world_T_camera, (N, 4, 4)),
-            'start_features': (self.start_features, (N, self.start_features.shape[-1])),
-            'covariance_66': (self.covariance_66, (6, 6)),
+            'start_features': (self.start_features, (N, F)),
+            'train_features': (self.train_features, (len(self.train_features), F)),
             'map_T_scene': (self.map_T_scene, (4, 4)),
         }
-        if self.train_features is not None:
-            F = self.start_features.shape[-1]
-            shapes['train_features'] = (self.train_features, (len(self.train_features), F))
-        elif self.header.calibration.coarse:
-            raise SceneError('train_features are missing')
         for name, (array, shape) in shapes.items():
             if array.shape != shape:
                 raise SceneError(f'{name} has shape {array.shape}, expected {shape}')
@@ -138,14 +124,11 @@ class SceneModel:
         for name in ('train_world_T_camera', 'map_T_scene'):
             if not is_rigid(shapes[name][0]):
                 raise SceneError(f'{name}: not rigid, its rotation is not orthonormal')
-        if N == 0:
-            raise SceneError('a scene needs at least one training pose')
+        if N == 0 or len(self.train_features) == 0:
+            raise SceneError('a scene needs at least one training image')
         bad = [n for n, w in self.weights.items() if w.dtype.kind == 'f' and not _finite(w)]
         if bad:
             raise SceneError(f'the network weights hold NaN or infinity, first in {bad[0]!r}')
-        C = self.covariance_66
-        if not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] <= 0:
-            raise SceneError('covariance_66 is not symmetric and positive definite')
 
     def with_map_T_scene(self, map_T_scene) -> SceneModel:
         """The same scene registered to another map."""
@@ -165,18 +148,17 @@ class SceneModel:
             'network': self.header.network,
             'camera': self.header.camera.to_dict(),
             'network_camera': self.header.network_camera.to_dict(),
+            'coarse': asdict(self.header.coarse),
             'recipe': self.header.recipe,
             'calibration': asdict(self.header.calibration),
         }
         tensors = {f'network.{name}': array for name, array in self.weights.items()}
         tensors |= {f'start.{name}': array for name, array in self.start_backbone.items()}
-        for name in ('train_world_T_camera', 'start_features', 'covariance_66', 'map_T_scene'):
+        for name in ('train_world_T_camera', 'start_features', 'train_features', 'map_T_scene'):
             tensors[name] = getattr(self, name)
         if self.landmarks:
             header['features'] = self.landmarks.features.to_dict()
             tensors |= self.landmarks.to_tensors()
-        if self.train_features is not None:
-            tensors['train_features'] = self.train_features
         tensors = {name: np.asarray(array, order='C') for name, array in tensors.items()}
         text = json.dumps(header)
         metadata = {_KEY: text, _CHECKSUM: _checksum(text, tensors)}
@@ -194,7 +176,7 @@ class SceneModel:
         values, header = _read_header(file, path)
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            _verify(file.metadata(), values['format_version'], tensors)
+            _verify(file.metadata(), tensors)
             weights, start = _take(tensors, 'network.'), _take(tensors, 'start.')
             landmarks = None
             if 'landmarks.points' in tensors:
@@ -254,7 +236,7 @@ def _read_header(file, path: Path) -> tuple[dict, SceneHeader]:
         version = values['format_version']
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SceneError(f'scene {path} has a damaged header: {error!r:.300}') from error
-    if version not in (_WITHOUT_CHECKSUM, FORMAT_VERSION):
+    if version != FORMAT_VERSION:
         raise SceneError(
             f'scene {path} has format version {version!r:.20}, this pose_reloc reads '
             f'{FORMAT_VERSION}; train it again or install the pose_reloc that wrote it'
@@ -265,6 +247,7 @@ def _read_header(file, path: Path) -> tuple[dict, SceneHeader]:
             dict(values['network']),
             Camera.from_dict(values['camera']),
             Camera.from_dict(values['network_camera']),
+            CoarseCalibration(**_floats(values['coarse'])),
             dict(values['recipe']),
             Calibration.from_dict(values['calibration']),
         )
@@ -275,9 +258,7 @@ def _read_header(file, path: Path) -> tuple[dict, SceneHeader]:
         raise SceneError(f'scene {path} has a damaged header: {error!r:.300}') from error
 
 
-def _verify(metadata: dict[str, str], version: int, tensors: dict[str, np.ndarray]) -> None:
-    if version == _WITHOUT_CHECKSUM and _CHECKSUM not in metadata:
-        return
+def _verify(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> None:
     if metadata.get(_CHECKSUM) != _checksum(metadata[_KEY], tensors):
         raise SceneError('its checksum is not that of its content')
 
@@ -290,6 +271,10 @@ def _checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
         digest.update(f'\n{name} {array.dtype} {array.shape}\n'.encode())
         digest.update(array)
     return digest.hexdigest()
+
+
+def _floats(values: dict) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _open(path: Path):

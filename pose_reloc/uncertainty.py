@@ -11,39 +11,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pose_reloc.geometry import pose_residual
-
-# 95 % of the squared Mahalanobis length of one Gaussian axis lie below this (chi-square, 1 dof).
-_CHI2_95_1 = 3.841458820694124
-_GREATEST_DISTANCE = 2.0  # of two unit vectors: they are opposite
+GREATEST_DISTANCE = 2.0  # of two unit vectors: they are opposite
+_POWER = 1.25
 
 
 @dataclass(frozen=True)
 class CoarseCalibration:
     """How far off a regressed pose is, by how little its image resembles the training images.
 
-    The variance grows as 1 + (d / usual_distance)^2 with the `feature_distance` d of the image: a
-    network errs most where it has seen nothing alike. It does not grow beyond that of the training
-    poses, because the network answers within the scene: 1 / variance = 1 / grown + 1 / greatest.
-    Axes are alike and independent: the few held-out frames do not tell directions apart.
+    The variance grows as 1 + (d / usual_distance)^1.25 with the `feature_distance` d of the image:
+    a network errs most where it has seen nothing alike. The power was found by trying; see
+    docs/benchmarks.md for what else was tried. Axes are alike and independent: the few held-out
+    frames do not tell directions apart.
 
     Attributes:
-        position_m: standard deviation along each axis for d = 0, without the limit.
+        position_m: standard deviation along each axis for d = 0.
         rotation_rad: the same of the rotation about each axis.
-        usual_distance: median of d over the held-out frames.
-        greatest_position_m, greatest_rotation_rad: the limits; files of earlier versions have
-            none.
+        usual_distance: median of d between parts of the training recording.
     """
 
     position_m: float
     rotation_rad: float
     usual_distance: float
-    greatest_position_m: float = 1e3
-    greatest_rotation_rad: float = np.pi
+
+    def __post_init__(self):
+        values = self.position_m, self.rotation_rad, self.usual_distance
+        if not all(np.isfinite(x) and x > 0 for x in values):
+            raise ValueError(f'a calibration must be positive and finite, got {values}')
 
     def growth(self, distance):
         """Factor on the variances by `feature_distance`, of any shape."""
-        return 1 + (np.asarray(distance) / self.usual_distance) ** 2
+        return 1 + (np.asarray(distance) / self.usual_distance) ** _POWER
 
     def covariance(self, distance: float) -> np.ndarray:
         """Covariance (6, 6) of a regressed pose, positive definite and finite.
@@ -52,10 +50,9 @@ class CoarseCalibration:
             distance: `feature_distance` of its image; NaN counts as the greatest possible.
         """
         if not np.isfinite(distance):
-            distance = _GREATEST_DISTANCE
-        grown = self.growth(distance) * np.square([self.position_m, self.rotation_rad])
-        greatest = np.square([self.greatest_position_m, self.greatest_rotation_rad])
-        return np.diag(np.repeat(1 / (1 / grown + 1 / greatest), 3))
+            distance = GREATEST_DISTANCE
+        variances = self.growth(distance) * np.square([self.position_m, self.rotation_rad])
+        return np.diag(np.repeat(variances, 3))
 
 
 def feature_distance(features_BF, train_features_NF) -> np.ndarray:
@@ -69,12 +66,12 @@ def feature_distance(features_BF, train_features_NF) -> np.ndarray:
         NaN where the features are not finite; 1 where they are all zero.
     """
     features_BF = np.asarray(features_BF, dtype=np.float32)
-    length = np.linalg.norm(features_BF, axis=1, keepdims=True)
-    unit = features_BF / np.maximum(length, np.finfo(np.float32).tiny)
     train_NF = np.asarray(train_features_NF, dtype=np.float32)
     # Not `@`: the threads of numpy's BLAS keep spinning where the next network wants to run.
-    cosine = np.einsum('bf,nf->bn', unit, train_NF)
-    return np.clip(1 - cosine.max(axis=1), 0.0, _GREATEST_DISTANCE)
+    greatest_B = np.einsum('bf,nf->bn', features_BF, train_NF).max(axis=1)
+    length_B = np.sqrt(np.einsum('bf,bf->b', features_BF, features_BF))
+    cosine_B = greatest_B / np.maximum(length_B, np.finfo(np.float32).tiny)
+    return np.clip(1 - cosine_B, 0.0, GREATEST_DISTANCE)
 
 
 def propagate_lever_arm(covariance_66, a_T_b, b_T_c) -> np.ndarray:
@@ -103,26 +100,3 @@ def rotate_covariance(covariance_66, b_R_a) -> np.ndarray:
     B = np.kron(np.eye(2), np.asarray(b_R_a))
     rotated = B @ np.asarray(covariance_66, dtype=np.float64) @ B.T
     return (rotated + rotated.T) / 2
-
-
-def held_out_covariance(a_T_true_N44, a_T_estimate_N44) -> np.ndarray:
-    """One covariance (6, 6) for all answers, from the errors on frames kept out of training.
-
-    Second moments of the residuals (a bias is an error too), each axis raised where needed until
-    95 % of the held-out errors lie within its 95 % interval: regression errors have heavier tails
-    than a Gaussian.
-
-    Raises:
-        ValueError: no frames.
-    """
-    residual_N6 = pose_residual(a_T_true_N44, a_T_estimate_N44)
-    if len(residual_N6) == 0:
-        raise ValueError('a covariance needs at least one held-out frame')
-    covariance = residual_N6.T @ residual_N6 / len(residual_N6)
-    # Floors of 1 mm and 0.06 deg: a zero variance would mean infinite trust downstream.
-    covariance = covariance + np.diag(np.maximum(1e-6 - np.diag(covariance), 0.0))
-    needed = np.quantile(residual_N6**2, 0.95, axis=0) / _CHI2_95_1
-    gain = np.sqrt(np.maximum(needed / np.diag(covariance), 1.0))
-    covariance = covariance * np.outer(gain, gain)
-    # Shrink correlations a little so that few frames still give a positive-definite matrix.
-    return 0.9 * covariance + 0.1 * np.diag(np.diag(covariance))

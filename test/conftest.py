@@ -17,6 +17,10 @@ from pose_reloc.geometry import perturb_pose
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.scene import SceneHeader, SceneModel
+from pose_reloc.uncertainty import CoarseCalibration
+
+CAMERA = Camera(160, 120, 130.0, 130.0, 80.0, 60.0)
+COARSE = CoarseCalibration(0.1, 0.05, 1.0)
 
 torch.set_num_threads(2)
 
@@ -59,7 +63,6 @@ def room(tmp_path_factory):
 def small_scene():
     """A scene model in a few kilobytes, with every field; its network cannot be built."""
     rng = np.random.default_rng(0)
-    camera = Camera(160, 120, 130.0, 130.0, 80.0, 60.0)
     features = rng.normal(size=(5, 6)).astype(np.float16)
     landmarks = LandmarkMap(
         FeatureSettings(),
@@ -74,14 +77,15 @@ def small_scene():
         anchor_poses=np.tile(np.eye(4), (1, 1, 1)),
     )
     return SceneModel(
-        SceneHeader('small', {'backbone': 'none'}, camera, camera.scaled(80, 60), {'made': 'here'}),
+        SceneHeader(
+            'small', {'backbone': 'none'}, CAMERA, CAMERA.scaled(80, 60), COARSE, {'made': 'here'}
+        ),
         {'head.weight': rng.normal(size=(7, 5)).astype(np.float32), 'batches': np.array(3)},
         np.tile(np.eye(4), (5, 1, 1)),
         {'stem.weight': rng.normal(size=(4, 3)).astype(np.float16)},
         features,
-        np.diag([0.01, 0.02, 0.03, 0.001, 0.002, 0.003]),
+        features,
         landmarks=landmarks,
-        train_features=features,
     )
 
 
@@ -96,17 +100,18 @@ def make_tiny_scene(seed: int = 0) -> SceneModel:
     torch.manual_seed(seed)
     settings = NetworkSettings(hidden=8)
     network = PoseRegressor(settings).eval()
-    camera = Camera(160, 120, 130.0, 130.0, 80.0, 60.0)
     rng = np.random.default_rng(seed)
     poses = perturb_pose(np.tile(np.eye(4), (5, 1, 1)), rng.normal(size=(5, 6)) * 0.1)
     state = network.backbone.state_dict()
     features = rng.normal(size=(5, 1280))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     return SceneModel(
-        SceneHeader('tiny', settings.to_dict(), camera, camera.scaled(80, 60), {'made': 'here'}),
+        SceneHeader(
+            'tiny', settings.to_dict(), CAMERA, CAMERA.scaled(80, 60), COARSE, {'made': 'here'}
+        ),
         {name: tensor.numpy() for name, tensor in network.state_dict().items()},
         poses,
         {n: t.half().numpy() if t.ndim > 1 else t.numpy() for n, t in state.items()},
         features.astype(np.float16),
-        np.diag([0.01, 0.02, 0.03, 0.001, 0.002, 0.003]),
+        features.astype(np.float16),
     )

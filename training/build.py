@@ -14,18 +14,15 @@ import torchvision
 
 from pose_reloc import __version__
 from pose_reloc.errors import DatasetError
-from pose_reloc.geometry import pose_residual
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.network import PoseRegressor
-from pose_reloc.scene import Calibration, SceneHeader, SceneModel
-from pose_reloc.uncertainty import held_out_covariance
-from training.cache import CacheSettings, TrainingCache, build_cache
+from pose_reloc.scene import SceneHeader, SceneModel
+from training.cache import CacheSettings, build_cache
 from training.calibration import calibrate_coarse
 from training.datasets import Dataset, Sample
 from training.evaluate import unit_features
-from training.held_out import held_out_blocks
+from training.held_out import held_out_blocks, travel_blocks
 from training.mapping import MappingSettings, build_landmarks
-from training.metrics import mean_pose
 from training.processes import leads
 from training.rehearsal import rehearse
 from training.settings import TrainSettings
@@ -69,6 +66,7 @@ def build_scene(
     result = train(cache, sequences, settings, folder, resume)
     if not leads():
         return None
+    held_out = held_out_blocks(cache.world_T_camera, sequences, settings.validation)
     recipe = result.recipe | {
         'command': command,
         'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
@@ -79,16 +77,22 @@ def build_scene(
             'python': platform.python_version(),
             **{module.__name__: module.__version__ for module in (cv2, np, torch, torchvision)},
         },
-        'covariance': 'held-out frames' if result.world_T_camera_held_out else 'training poses',
+        'covariance': 'held-out frames' if held_out.any() else 'the spread of the training poses',
     }
-    calibration, train_features = Calibration(), None
-    held_out = held_out_blocks(cache.world_T_camera, sequences, settings.validation)
-    if held_out.any():
-        measured = calibrate_coarse(result.network, cache.images, cache.world_T_camera, held_out)
-        calibration = Calibration(coarse=measured.calibration)
-        train_features = measured.train_features
+    coarse = calibrate_coarse(
+        result.network,
+        cache.images,
+        cache.world_T_camera,
+        held_out,
+        travel_blocks(cache.world_T_camera, sequences),
+    )
     header = SceneHeader(
-        name, settings.network.to_dict(), samples[0].camera, cache.camera, recipe, calibration
+        name,
+        settings.network.to_dict(),
+        samples[0].camera,
+        cache.camera,
+        coarse.calibration,
+        recipe,
     )
     start = PoseRegressor(settings.network)
     start.backbone.load_state_dict(result.start_backbone)
@@ -102,8 +106,7 @@ def build_scene(
         cache.world_T_camera,
         {k: _compact(v).numpy() for k, v in start.backbone.state_dict().items()},
         np.concatenate(features),
-        _covariance(result, cache),
-        train_features=train_features,
+        coarse.train_features,
     )
     return BuiltScene(scene, result)
 
@@ -140,16 +143,6 @@ def with_landmarks(
         scene.header, recipe=recipe, calibration=rehearsal.calibration(scene.header.calibration)
     )
     return replace(scene, header=header)
-
-
-def _covariance(result: TrainingResult, cache: TrainingCache) -> np.ndarray:
-    if result.world_T_camera_held_out:
-        return held_out_covariance(*result.world_T_camera_held_out)
-    # Errors on training images say nothing about other images. Without held-out frames only the
-    # spread of the training poses is known, which is what knowing nothing amounts to.
-    mean = np.broadcast_to(mean_pose(cache.world_T_camera), cache.world_T_camera.shape)
-    residual = pose_residual(cache.world_T_camera, mean)
-    return residual.T @ residual / len(residual) + 1e-6 * np.eye(6)
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Measures on held-out frames how far off the regressed pose of a new image is.
+"""Measures on the training recording how far off the regressed pose of a new image is.
 
-Covariances are made to fit at `LEVELS`: that share of the held-out errors, or a little more, lies
-inside the ellipsoid of that probability. Means are not used, because errors of poses have heavy
-tails and one frame of a few dozen would decide them.
+Frames kept out of training are as new to the network as those of another visit, but they are few
+and come in few blocks of neighbours, whose errors are alike. So the frames it was trained on are
+asked too: on average none errs more than a new one.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 
 from pose_reloc.geometry import pose_from_network, pose_residual
 from pose_reloc.network import PoseRegressor
 from pose_reloc.preprocess import normalize
-from pose_reloc.uncertainty import CoarseCalibration, feature_distance
+from pose_reloc.uncertainty import GREATEST_DISTANCE, CoarseCalibration, feature_distance
+from training.held_out import evenly_spaced
 from training.metrics import mean_pose
 
-LEVELS = (0.5, 0.9)
 _BATCH = 32
+_MOST_BLOCKS = 200  # of the recording that are compared with all others
 # No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this.
 _LEAST_SIGMA, _LEAST_DISTANCE = 1e-3, 1e-3
-# How far another visit's images are from those of training, m and rad.
+# How far another visit's images are from those of training, m and rad, where nothing is known.
 _ASIDE = np.array([0.25, np.deg2rad(10)])
 
 
@@ -33,7 +33,7 @@ class CoarseMeasurement:
 
     Attributes:
         calibration: see `CoarseCalibration`.
-        train_features: of the trained backbone (N, F), float16, rows of unit length, of the images
+        train_features: of the trained backbone (M, F), float16, rows of unit length, of the images
             it was trained on: without the held-out ones, as when the calibration was measured.
     """
 
@@ -42,75 +42,107 @@ class CoarseMeasurement:
 
 
 def calibrate_coarse(
-    network: PoseRegressor, image_NHW3: np.ndarray, world_T_camera_N44, held_out: np.ndarray
+    network: PoseRegressor,
+    image_NHW3: np.ndarray,
+    world_T_camera_N44: np.ndarray,
+    held_out: np.ndarray,
+    blocks: np.ndarray,
 ) -> CoarseMeasurement:
-    """Compares the errors on held-out frames with how little these resemble the training images.
+    """Compares the errors on training images with how little these resemble other parts.
+
+    Where nothing is held out, nothing is known: see `know_nothing`.
 
     Args:
         network: trained, in evaluation mode, on the CPU.
         image_NHW3: network images, uint8 RGB, of the training split.
         world_T_camera_N44: their poses.
         held_out: mask (N,) of the frames it was not trained on.
+        blocks: number (N,) of the block of each frame, see `held_out.travel_blocks`.
 
     Raises:
-        ValueError: nothing is held out, everything is, or the network answers NaN.
+        ValueError: everything is held out, or the network answers NaN.
     """
-    if not held_out.any() or held_out.all():
-        raise ValueError('a calibration needs held-out frames and training frames')
-    train, _ = _infer(network, image_NHW3, np.flatnonzero(~held_out))
-    length = np.linalg.norm(train, axis=1, keepdims=True)
+    if held_out.all():
+        raise ValueError('a calibration needs training frames')
+    features, estimate = _infer(network, image_NHW3)
+    length = np.linalg.norm(features[~held_out], axis=1, keepdims=True)
     # Rounded before they are compared, because the robot compares with the rounded ones.
-    train_features = (train / np.maximum(length, 1e-12)).astype(np.float16)
-    features, estimate = _infer(network, image_NHW3, np.flatnonzero(held_out))
-    residual = pose_residual(world_T_camera_N44[held_out], estimate)
-    distance = feature_distance(features, train_features)
-    fitted = fit_coarse(residual, distance, pose_spread(world_T_camera_N44))
+    train_features = (features[~held_out] / np.maximum(length, 1e-12)).astype(np.float16)
+    if not held_out.any():
+        return CoarseMeasurement(know_nothing(world_T_camera_N44), train_features)
+    distance, asked_N = np.zeros(len(blocks)), np.zeros(len(blocks), dtype=bool)
+    asked = [evenly_spaced(np.unique(blocks[x]), _MOST_BLOCKS) for x in (held_out, ~held_out)]
+    for block in np.unique(np.concatenate(asked)):
+        own = np.flatnonzero(blocks == block)
+        others = train_features[blocks[~held_out] != block]
+        if len(others) == 0:  # all in one block: only what is held out is new
+            own, others = own[held_out[own]], train_features
+        distance[own], asked_N[own] = feature_distance(features[own], others), True
+    new = held_out[asked_N]
+    fitted = fit_coarse(
+        pose_residual(world_T_camera_N44[asked_N], estimate[asked_N]),
+        distance[asked_N],
+        new,
+        len(np.unique(blocks[asked_N][new])),
+    )
     return CoarseMeasurement(fitted, train_features)
 
 
 def fit_coarse(
-    residual_N6: np.ndarray, distance_N: np.ndarray, greatest: tuple[float, float]
+    residual_N6: np.ndarray, distance_N: np.ndarray, held_out_N: np.ndarray, blocks: int
 ) -> CoarseCalibration:
     """The calibration under which these errors are honest, for position and for rotation.
 
+    The variance is the greater of what the held-out frames and what all frames need: where the
+    held-out ones seem easier, the few blocks of them were easy ones. It is known no better than
+    from 3 axes of so many independent blocks, which makes the error of a new image follow Student's
+    distribution with v = 3 `blocks` degrees of freedom: its variance is v / (v - 2) times as large.
+
     Args:
-        residual_N6: `geometry.pose_residual` on frames kept out of training.
-        distance_N: their `feature_distance`.
-        greatest: standard deviations (m, rad) that none exceeds, see `pose_spread`.
+        residual_N6: `geometry.pose_residual` on images of the training recording.
+        distance_N: their `feature_distance` to images that were trained on, from other blocks.
+        held_out_N: mask of the images that were not.
+        blocks: number of blocks of those.
 
     Raises:
-        ValueError: no frames, or values that are not finite.
+        ValueError: nothing is held out, or values that are not finite.
     """
-    if len(residual_N6) == 0:
+    if not held_out_N.any():
         raise ValueError('a calibration needs at least one held-out frame')
     if not (np.isfinite(residual_N6).all() and np.isfinite(distance_N).all()):
-        raise ValueError('the held-out errors or distances hold NaN or infinity')
+        raise ValueError('the errors or distances of training images hold NaN or infinity')
     usual = max(float(np.median(distance_N)), _LEAST_DISTANCE)
     growth_N = CoarseCalibration(1.0, 1.0, usual).growth(distance_N)
+    freedom = 3 * blocks
     sigmas = []
-    for part_N3, limit in zip((residual_N6[:, :3], residual_N6[:, 3:]), greatest, strict=True):
-        squared_N = np.maximum((part_N3**2).sum(axis=1), _LEAST_SIGMA**4)
-        variances = []
-        for level in LEVELS:
-            # The variance for d = 0 with which a frame lies on the ellipsoid of this level.
-            inverse_N = growth_N * (chi2.ppf(level, df=3) / squared_N - limit**-2)
-            # A frame beyond the ellipsoid of the limit itself asks for the limit.
-            inverse_N = np.maximum(inverse_N, (10 * limit) ** -2)
-            variances.append(conformal_quantile(1 / inverse_N, level))
-        sigmas.append(max(float(np.sqrt(max(variances))), _LEAST_SIGMA))
-    return CoarseCalibration(*sigmas, usual, *greatest)
+    for part_N3 in (residual_N6[:, :3], residual_N6[:, 3:]):
+        variance_N = (part_N3**2).mean(axis=1) / growth_N
+        variance = max(bounded_mean(variance_N[held_out_N]), bounded_mean(variance_N))
+        sigmas.append(float(np.sqrt(variance * freedom / (freedom - 2))))
+    return CoarseCalibration(*np.maximum(sigmas, _LEAST_SIGMA).tolist(), usual)
 
 
-def pose_spread(world_T_camera_N44: np.ndarray) -> tuple[float, float]:
-    """Standard deviations along one axis (m, rad) of a pose of which only the scene is known.
+def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
+    """What can be said of a network of which nothing is known: it answers some pose of the scene.
 
-    That of the training poses, and of another visit's distance from them.
+    Such an answer differs from the truth as two independent poses of the scene do: by twice the
+    variance of the training poses, and by another visit's distance from them. Errors on training
+    images would be smaller, but say nothing about others.
     """
     mean = np.broadcast_to(mean_pose(world_T_camera_N44), world_T_camera_N44.shape)
     squared = pose_residual(world_T_camera_N44, mean) ** 2
-    spread = np.array([squared[:, :3].mean(), squared[:, 3:].mean()])
-    metres, radians = np.sqrt(spread + _ASIDE**2)
-    return float(metres), float(radians)
+    variance = np.array([squared[:, :3].mean(), squared[:, 3:].mean()])
+    sigmas = np.sqrt(2 * variance + _ASIDE**2)
+    # No image is less alike, so that all are called about equally uncertain.
+    return CoarseCalibration(*sigmas.tolist(), GREATEST_DISTANCE)
+
+
+def bounded_mean(values_N: np.ndarray) -> float:
+    """Mean of squared errors in which one that went wrong does not decide.
+
+    None counts more than three times the 90 % quantile.
+    """
+    return float(np.minimum(values_N, 3 * conformal_quantile(values_N, 0.9)).mean())
 
 
 def conformal_quantile(values_N: np.ndarray, level: float) -> float:
@@ -123,12 +155,12 @@ def conformal_quantile(values_N: np.ndarray, level: float) -> float:
     return float(np.sort(values_N)[rank - 1])
 
 
-def _infer(network, image_NHW3, index) -> tuple[np.ndarray, np.ndarray]:
-    """Backbone features (M, F) float32 and poses (M, 4, 4) of some of the images."""
+def _infer(network, image_NHW3) -> tuple[np.ndarray, np.ndarray]:
+    """Backbone features (N, F) float32 and poses (N, 4, 4) of images."""
     features, poses = [], []
     with torch.inference_mode():
-        for start in range(0, len(index), _BATCH):
-            image = np.array(image_NHW3[index[start : start + _BATCH]])
+        for start in range(0, len(image_NHW3), _BATCH):
+            image = np.array(image_NHW3[start : start + _BATCH])
             feature = network.features(normalize(torch.from_numpy(image)))
             w_t_c, c_q_w = (x.double().numpy() for x in network.pose(feature))
             features.append(feature.float().numpy())

@@ -55,3 +55,8 @@ def held_out_blocks(world_T_camera_N44, sequences: list[str], fraction: float) -
         candidates = index[np.isin(block, kept_out)]
         mask[candidates[: len(index) // 2]] = True
     return mask
+
+
+def evenly_spaced(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values (N,)."""
+    return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).astype(int))]

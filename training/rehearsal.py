@@ -1,14 +1,16 @@
 """Localises training images as if they were new, to calibrate what the scene will say.
 
 The map must not know the image: the keyframes and the anchors of the drift of the whole block
-around it are left out, so that the errors are those of a place the map knows from nearby. No
-regressed pose is asked, because the network has seen most of these images: the global descriptor
-names the keyframes.
+around it are left out, so that the errors are those of a place the map knows from nearby. Where
+other recordings saw the place too, the image is asked again without its whole recording, because
+poses of one recording drift together: those errors are the ones of another visit. No regressed pose
+is asked, because the network has seen most of these images: the global descriptor names the
+keyframes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -28,8 +30,6 @@ _FEWEST = 8  # answers from which a scale can be told
 _CAUTIOUS_SCALE = 4.0  # where it cannot: twice the computed standard deviation
 _LEAST_SCALE = 0.05
 _MOST = 3.0
-# Another visit errs a little more than images of the recording that the map was made of.
-_OTHER_VISIT = 1.2
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,25 @@ class Rehearsal:
         nees: of the REFINED answers (R,), with the covariance as computed.
         errors: their errors (R, 6), `geometry.pose_residual`.
         likeness: of every image that has features to the most similar keyframe it may use.
+        visit_nees: of answers to the same images from other recordings alone (V,).
     """
 
     frames: int
     nees: np.ndarray
     errors: np.ndarray
     likeness: np.ndarray
+    visit_nees: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def calibration(self, before: Calibration) -> Calibration:
         """`before` with what was measured here.
 
-        With the scale the mean NEES of these errors is 6 / `_OTHER_VISIT`. One image that went
-        wrong does not decide: none counts more than `_MOST` times the 90 % quantile.
+        With the scale the mean NEES of these errors is 6. One image that went wrong does not
+        decide: none counts more than `_MOST` times the 90 % quantile.
         """
-        scale = _CAUTIOUS_SCALE
-        if len(self.nees) >= _FEWEST:
-            most = _MOST * conformal_quantile(self.nees, 0.9)
-            scale = _OTHER_VISIT * np.minimum(self.nees, most).mean() / 6
+        scale, squared = _CAUTIOUS_SCALE, np.concatenate([self.nees, self.visit_nees])
+        if len(squared) >= _FEWEST:
+            most = _MOST * conformal_quantile(squared, 0.9)
+            scale = np.minimum(squared, most).mean() / 6
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
@@ -65,7 +67,11 @@ class Rehearsal:
 
     def summary(self) -> dict:
         """For the recipe of a scene, plain JSON types."""
-        result = {'frames': self.frames, 'refined': len(self.nees)}
+        result = {
+            'frames': self.frames,
+            'refined': len(self.nees),
+            'refined_from_other_visits': len(self.visit_nees),
+        }
         if len(self.errors):
             result['median_position_m'] = float(
                 np.median(np.linalg.norm(self.errors[:, :3], axis=1))
@@ -84,26 +90,53 @@ def rehearse(landmarks: LandmarkMap, samples: list[Sample]) -> Rehearsal:
         samples: the training split.
     """
     poses = np.array([sample.world_T_camera for sample in samples])
-    blocks = travel_blocks(poses, [sample.sequence for sample in samples])
+    sequences = np.array([sample.sequence for sample in samples])
+    blocks = travel_blocks(poses, sequences.tolist())
     chosen = np.flatnonzero(np.isin(blocks, _spread(np.unique(blocks), _MAX_BLOCKS)))
     chosen = _spread(chosen, _MAX_FRAMES)
-    refiner, whole = Refiner(landmarks), landmarks.drift(poses)
-    errors, covariances, likeness, drifts = [], [], [], {}
+    same_place = _Hidden(landmarks, samples, blocks)
+    same_visit = _Hidden(landmarks, samples, sequences)
+    refiner, several = Refiner(landmarks), len(set(sequences)) > 1
+    answers, visits, likeness = [], [], []
     for i in tqdm(chosen, 'rehearsing', unit='img', disable=None):
-        same = np.flatnonzero(blocks == blocks[i])
-        if blocks[i] not in drifts:
-            drifts[blocks[i]] = whole.without(np.isin(landmarks.anchor_frames, same))
-        usable = ~np.isin(landmarks.frames, same)
-        found, evidence = refiner.refine(samples[i].load_image(), samples[i].camera, [], usable)
+        answer, evidence = same_place.answer(refiner, i)
         if evidence.likeness > 0:
             likeness.append(evidence.likeness)
-        if found:
-            pose, spread = drifts[blocks[i]].to_given(found.world_T_camera)
-            errors.append(pose_residual(poses[i], pose))
-            covariances.append(found.covariance_66 + spread)
-    errors = np.array(errors).reshape(-1, 6)
-    squared = nees(errors, np.array(covariances).reshape(-1, 6, 6))
-    return Rehearsal(len(chosen), squared, errors, np.array(likeness))
+        answers += answer
+        if several:
+            visits += same_visit.answer(refiner, i)[0]
+    errors, squared = _split(answers)
+    return Rehearsal(len(chosen), squared, errors, np.array(likeness), _split(visits)[1])
+
+
+class _Hidden:
+    """The map without the part of the training images that an image belongs to."""
+
+    def __init__(self, landmarks: LandmarkMap, samples: list[Sample], part_N: np.ndarray):
+        self.landmarks, self.samples, self.part_N = landmarks, samples, part_N
+        self._whole = landmarks.drift(np.array([sample.world_T_camera for sample in samples]))
+        self._fields: dict = {}
+
+    def answer(self, refiner: Refiner, i: int):
+        """Error (6,) and covariance (6, 6) of image i, as a list of one pair or none; evidence."""
+        part, sample = self.part_N[i], self.samples[i]
+        usable = self.part_N[self.landmarks.frames] != part
+        found, evidence = refiner.refine(sample.load_image(), sample.camera, [], usable)
+        if not found:
+            return [], evidence
+        if part not in self._fields:
+            hidden = self.part_N[self.landmarks.anchor_frames] == part
+            self._fields[part] = self._whole.without(hidden)
+        pose, spread = self._fields[part].to_given(found.world_T_camera)
+        error = pose_residual(sample.world_T_camera, pose)
+        return [(error, found.covariance_66 + spread)], evidence
+
+
+def _split(answers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors (R, 6) and their NEES (R,)."""
+    errors = np.array([error for error, _ in answers]).reshape(-1, 6)
+    covariances = np.array([covariance for _, covariance in answers]).reshape(-1, 6, 6)
+    return errors, nees(errors, covariances)
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:

@@ -49,14 +49,12 @@ class TrainingResult:
         start_backbone: state dict of the backbone before training.
         history: one row per validation: epoch, loss, medians.
         recipe: what a scene file should remember of the run.
-        world_T_camera_held_out: pairs (truth, estimate) of the held-out frames, each (N, 4, 4).
     """
 
     network: PoseRegressor
     start_backbone: dict[str, torch.Tensor]
     history: list[dict] = field(default_factory=list)
     recipe: dict = field(default_factory=dict)
-    world_T_camera_held_out: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def train(
@@ -329,25 +327,19 @@ class Trainer:
         seconds = self.seconds
         network = self.learner.evaluated
         network.load_state_dict(self.best)
-        held_out = None
-        index = self.held_out_index
-        if len(index):
-            held_out = (self.cache.world_T_camera[index], self.predict(index))
         recipe = {
             'settings': self.settings.to_dict(),
             'epochs': self.epoch,
             'images_per_second': round(self.images_seen / seconds, 1),
             'backbone_weights': self.weights,
             'images': len(self.train_index),
-            'images_held_out': len(index),
+            'images_held_out': len(self.held_out_index),
             'seconds': round(seconds, 1),
             'device': str(self.processes.device),
             'precision': str(self.learner.dtype).removeprefix('torch.'),
             'history': self.history,
         }
-        return TrainingResult(
-            network.cpu().eval(), self.start_backbone, self.history, recipe, held_out
-        )
+        return TrainingResult(network.cpu().eval(), self.start_backbone, self.history, recipe)
 
 
 def _start(network: PoseRegressor, source: str) -> str:

@@ -423,9 +423,7 @@ class Pipeline:
         if estimate.regressed_world_T_camera is None or camera_T_base is None:
             return {}
         map_T_camera = self._map_T_scene @ estimate.regressed_world_T_camera
-        covariance = rotate_covariance(
-            self._relocalizer.scene.covariance_66, self._map_T_scene[:3, :3]
-        )
+        covariance = rotate_covariance(estimate.regressed_covariance_66, self._map_T_scene[:3, :3])
         return {
             'raw_map_T_base': map_T_camera @ camera_T_base,
             'raw_covariance_66': propagate_lever_arm(covariance, map_T_camera, camera_T_base),

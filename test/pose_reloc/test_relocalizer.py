@@ -27,10 +27,15 @@ def test_answers_what_the_network_says(tiny_scene, image):
     # The same by hand: CHW in [0, 1], torchvision's normalisation.
     x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
     x = (x - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    network = tiny_scene.build_network()
     with torch.no_grad():
-        w_t_c, c_q_w = (t.numpy()[0] for t in tiny_scene.build_network()(x))
+        w_t_c, c_q_w = (t.numpy()[0] for t in network(x))
+        feature = network.features(x).double().numpy()[0]
     assert np.allclose(answer.world_T_camera, pose_from_network(w_t_c, c_q_w), atol=1e-4)
-    assert np.array_equal(answer.covariance_66, tiny_scene.covariance_66)
+    cosines = tiny_scene.train_features @ feature / np.linalg.norm(feature)
+    expected = tiny_scene.header.coarse.covariance(1 - cosines.max())
+    np.testing.assert_allclose(answer.covariance_66, expected, rtol=1e-3)
+    assert np.array_equal(answer.regressed_covariance_66, answer.covariance_66)
     assert answer.timings['total'] >= answer.timings['infer'] > 0
 
 

@@ -17,7 +17,7 @@ def test_round_trip_is_exact(tiny_scene, tmp_path):
     tiny_scene.save(path)
     loaded = SceneModel.load(path)
     assert loaded.header == tiny_scene.header == read_header(path)
-    for name in ('train_world_T_camera', 'start_features', 'covariance_66', 'map_T_scene'):
+    for name in ('train_world_T_camera', 'start_features', 'train_features', 'map_T_scene'):
         saved, read = getattr(tiny_scene, name), getattr(loaded, name)
         assert saved.dtype == read.dtype and np.array_equal(saved, read)
     for name in ('weights', 'start_backbone'):
@@ -71,7 +71,7 @@ def test_missing_file_says_what_to_do(tmp_path):
         SceneModel.load(tmp_path / 'nowhere.scene')
 
 
-@pytest.mark.parametrize('where', ['weights', 'train_world_T_camera', 'covariance_66'])
+@pytest.mark.parametrize('where', ['weights', 'train_world_T_camera', 'train_features'])
 def test_nan_is_refused(tiny_scene, where):
     if where == 'weights':
         name, weight = next((n, w) for n, w in tiny_scene.weights.items() if w.ndim == 4)
@@ -115,9 +115,9 @@ def test_poses_must_be_rigid(tiny_scene, pose, rigid):
                 replace(tiny_scene, **changes)
 
 
-def test_indefinite_covariance_is_refused(tiny_scene):
-    with pytest.raises(SceneError, match='positive definite'):
-        replace(tiny_scene, covariance_66=np.diag([1, 1, 1, 1, 1, -1e-3]))
+def test_a_scene_without_trained_images_is_refused(tiny_scene):
+    with pytest.raises(SceneError, match='training image'):
+        replace(tiny_scene, train_features=tiny_scene.train_features[:0])
 
 
 def test_weights_of_another_network_are_refused(tiny_scene):

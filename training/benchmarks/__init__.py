@@ -20,6 +20,7 @@ BENCHMARKS = {
     'wrong_places': ('training.benchmarks.wrong_places', 'what is refused, what is wrong'),
     'node': ('training.benchmarks.node', 'image published to pose received over ROS 2'),
     'scaling': ('training.benchmarks.scaling', 'choosing among 100 to 100000 keyframes'),
+    'memory': ('training.benchmarks.memory', 'of a process that localizes'),
     'startup': ('training.benchmarks.startup', 'import, --help, loading a scene'),
 }
 

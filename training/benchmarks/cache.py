@@ -9,7 +9,6 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,14 @@ from PIL import Image
 
 from pose_reloc.preprocess import network_camera
 from training.batches import Batches
-from training.benchmarks.measure import Case, CaseError, Role, Timed, in_fresh_process, interleave
+from training.benchmarks.measure import (
+    Case,
+    Role,
+    Timed,
+    in_fresh_process,
+    interleave,
+    resident_megabytes,
+)
 from training.benchmarks.table import Bar, Table, find
 from training.benchmarks.workload import BenchSettings
 from training.cache import CacheSettings, build_cache
@@ -125,12 +131,9 @@ def _resident(way, settings: BenchSettings, count: int) -> float:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-    try:
-        lines = Path('/proc/self/status').read_text().splitlines()
-    except OSError:
-        raise CaseError('only Linux tells how much memory is resident') from None
+    megabytes = resident_megabytes()
     del kept
-    return 1024e-6 * next(int(line.split()[1]) for line in lines if line.startswith('VmRSS'))
+    return megabytes
 
 
 def _draw_batches(settings: BenchSettings, count: int) -> Batches:

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from enum import Enum
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -142,3 +143,16 @@ def in_fresh_process(function: Callable[..., float], *arguments) -> float:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise CaseError('its process was killed, probably for lack of memory') from None
+
+
+def resident_megabytes() -> float:
+    """Memory (10^6 bytes) of this process that is in RAM.
+
+    Raises:
+        CaseError: the system does not say.
+    """
+    try:
+        lines = Path('/proc/self/status').read_text().splitlines()
+    except OSError:
+        raise CaseError('only Linux tells how much memory is resident') from None
+    return 1024e-6 * next(int(line.split()[1]) for line in lines if line.startswith('VmRSS'))

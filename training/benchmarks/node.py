@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
 
 from pose_reloc.camera import Camera
-from training.benchmarks.measure import Case, CaseError, Measured, Role, interleave
+from training.benchmarks.measure import Case, CaseError, Measured, Role, Timed, interleave
 from training.benchmarks.table import Bar, Table, find
 from training.benchmarks.workload import BenchSettings, untrained_scene
 from training.settings import preset_folder
@@ -94,6 +95,10 @@ def _measure(settings: BenchSettings, size, compressed: bool, rates) -> tuple:
                 Case('node', node, Role.OURS, group),
                 Case('node without localize', node.without_localize, Role.OURS, group),
             ]
+        if compressed:
+            jpeg = cv2.imencode('.jpg', _picture(size))[1]
+            decode = Timed(partial(cv2.imdecode, jpeg, cv2.IMREAD_COLOR), settings.turn_seconds)
+            cases.append(Case('decoding JPEG alone', decode, group=group))
         measured = interleave(cases, settings.rounds, 'node')
     name = f'{width}x{height} {_transport(compressed)}'
     return measured, Measured(name, Role.OURS, '', tuple(nodes[30].seconds_per_pose))

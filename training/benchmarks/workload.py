@@ -78,7 +78,7 @@ def untrained_scene(camera, short_side: int):
 
     from pose_reloc.network import PoseRegressor
     from pose_reloc.preprocess import network_camera
-    from pose_reloc.scene import Calibration, SceneHeader, SceneModel
+    from pose_reloc.scene import SceneHeader, SceneModel
     from pose_reloc.uncertainty import CoarseCalibration
 
     torch.manual_seed(0)
@@ -93,10 +93,8 @@ def untrained_scene(camera, short_side: int):
         network.settings.to_dict(),
         camera,
         network_camera(camera, short_side),
-        calibration=Calibration(coarse=CoarseCalibration(0.1, 0.1, 0.1)),
+        CoarseCalibration(0.1, 0.1, 0.1),
     )
     features = np.full((_TRAINING_IMAGES, 1280), 1280**-0.5, dtype=np.float16)
     poses = np.tile(np.eye(4), (_TRAINING_IMAGES, 1, 1))
-    return SceneModel(
-        header, weights, poses, backbone, features, np.eye(6), train_features=features
-    )
+    return SceneModel(header, weights, poses, backbone, features, features)

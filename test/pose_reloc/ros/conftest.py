@@ -37,6 +37,7 @@ class FakeEstimate:
     reasons: tuple = ()
     timings: dict = field(default_factory=dict)
     regressed_world_T_camera: np.ndarray | None = None
+    regressed_covariance_66: np.ndarray | None = None
     matches: object = None
     likeness: float | None = None
 
@@ -51,9 +52,7 @@ class FakeRelocalizer:
         camera = Camera(32, 24, 30.0, 30.0, 15.5, 11.5)
         header = SimpleNamespace(name='fake', camera=camera)
         map_T_scene = np.eye(4) if map_T_scene is None else map_T_scene
-        self.scene = SimpleNamespace(
-            header=header, map_T_scene=map_T_scene, covariance_66=covariance_66
-        )
+        self.scene = SimpleNamespace(header=header, map_T_scene=map_T_scene)
         self.poses, self.covariance_66 = poses, covariance_66
         self.gate = gate
         self.matches = None
@@ -80,7 +79,7 @@ class FakeRelocalizer:
         regressed[0, 3] += 1.0
         estimate = FakeEstimate(
             SimpleNamespace(value=self.status), pose, self.covariance_66, matches=self.matches,
-            regressed_world_T_camera=regressed,
+            regressed_world_T_camera=regressed, regressed_covariance_66=self.covariance_66,
         )  # fmt: skip
         if index == LOST:
             lost = SimpleNamespace(value='LOST')
