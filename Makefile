@@ -26,7 +26,7 @@ help:  ## say what can be made
 	@echo
 	@echo 'make env PYTHON=/path/to/python3.11   chooses the interpreter'
 	@echo 'make test PYTEST_ARGS="-k geometry"   passes options to pytest'
-	@echo 'make bench BENCH_ARGS="--quick"         passes options to pose_reloc bench'
+	@echo 'make bench BENCH_ARGS="--quick"       passes options to pose_reloc bench'
 
 env: $(VENV)/.built  ## build the environment in .venv: once, 2 to 6 minutes, 7 GB
 
@@ -41,7 +41,7 @@ lint: env  ## check style, format, advisories (fix: .venv/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/python environment/audit.py
 
-fuzz: env  ## 10,000 damaged files for every parser: half an hour
+fuzz: env  ## 10,000 damaged files for every parser: 20 minutes
 	@POSE_RELOC_FUZZ_CASES=10000 $(VENV)/bin/python -m pytest test/test_fuzz.py $(PYTEST_ARGS)
 
 soak: env  ## kill training 60 times, run the node for half an hour: one hour

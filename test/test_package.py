@@ -239,16 +239,16 @@ def test_the_manifest_is_a_ros_2_manifest():
     assert (ROOT / 'resource' / 'pose_reloc').is_file()
 
 
-def test_ros_packages_that_the_code_imports_are_in_the_manifest():
+def test_the_manifest_names_the_ros_packages_that_the_code_imports_and_no_others():
     package = ElementTree.parse(ROOT / 'package.xml').getroot()
-    declared = {element.text for element in package if element.tag.endswith('depend')}
+    run = {element.text for element in package.findall('exec_depend')} & ROS_PACKAGES
     used = {
         module.split('.')[0]
         for path in SOURCES
         for _, module in imported(parse(path))
         if module.split('.')[0] in ROS_PACKAGES
     }
-    assert used <= declared, f'missing in package.xml: {sorted(used - declared)}'
+    assert used == run, f'package.xml differs from the imports: {sorted(used ^ run)}'
 
 
 def test_versions_agree():

@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from pose_reloc.errors import SettingsError, TrainingError
+from pose_reloc.errors import DatasetError, SettingsError, TrainingError
 from pose_reloc.files import write_atomically
 from pose_reloc.gates import GateSettings
 from pose_reloc.relocalizer import Relocalizer
@@ -23,8 +24,10 @@ from training.build import build_scene
 from training.datasets import Dataset
 from training.evaluate import Errors, evaluate
 from training.figures import cumulative_figure
+from training.mapping import MappingSettings, build_landmarks
 from training.metrics import recall_key
 from training.report import METHOD_NAMES, aligned, percent_cell, write_file
+from training.seen_points import lacks_depth, with_seen_points
 from training.settings import TrainSettings
 
 # Tight and loose recall, metres and degrees, as Boittiaux et al. 2022 report them: for Cambridge
@@ -153,7 +156,8 @@ def compare(
     """Trains each loss, or takes what an earlier call left, and measures the regressor alone.
 
     A loss that cannot be trained here, for example because the dataset has no points, is reported
-    with the reason, and the others go on.
+    with the reason, and the others go on. For a loss that needs depth ranges, where the dataset has
+    neither depth nor points, landmarks are triangulated first, as `train` does.
 
     Args:
         dataset: both splits are read.
@@ -171,6 +175,16 @@ def compare(
     train, test = dataset.split('train'), dataset.split('test')
     _begin(folder, dataset, settings)
     results, failures = {}, {}
+
+    @cache
+    def seen() -> Dataset:
+        print('no depth: landmarks come first, to know how far away things are', flush=True)
+        try:
+            landmarks = build_landmarks(train, MappingSettings())
+        except DatasetError as error:
+            raise SettingsError(f'no depth, and no landmarks either: {error}') from error
+        return replace(dataset, train=with_seen_points(train, landmarks))
+
     for number, loss in enumerate(losses, start=1):
         path = folder / f'{loss}.json'
         step = f'[{number}/{len(losses)}] {loss}'
@@ -179,7 +193,8 @@ def compare(
         else:
             print(f'{step}: training {_budget(settings)}', flush=True)
             try:
-                _train_and_measure(dataset, settings, loss, folder, command)
+                blind = lacks_depth(train, replace(settings.loss, name=loss))
+                _train_and_measure(seen() if blind else dataset, settings, loss, folder, command)
             except (SettingsError, TrainingError) as error:
                 print(f'{step}: {error}')
                 failures[loss] = str(error)

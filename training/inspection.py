@@ -78,7 +78,7 @@ def inspect_dataset(dataset: Dataset, frames: int = 32) -> Inspection:
     if not dataset.train:
         warnings.append('the train split is empty: nothing to train on')
     if not dataset.test:
-        warnings.append('the test split is empty: nothing to evaluate on')
+        warnings.append('the test split is empty: train evaluates on frames that it holds out')
     sizes = {(camera.width, camera.height) for camera, _ in cameras}
     if len(sizes) > 1:
         warnings.append(f'the images have {len(sizes)} different sizes')

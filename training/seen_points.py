@@ -11,6 +11,7 @@ import numpy as np
 
 from pose_reloc.landmarks import LandmarkMap
 from training.datasets import Sample
+from training.losses import LOSSES, LossSettings
 
 _KEYFRAMES = 5  # those whose views overlap most with an image stand for what it sees
 
@@ -37,6 +38,16 @@ class SeenPoints:
         uv = camera.project((points - pose[:3, 3]) @ pose[:3, :3])
         with np.errstate(invalid='ignore'):  # NaN behind the camera
             return points[((uv > 0) & (uv < (camera.width - 1, camera.height - 1))).all(axis=1)]
+
+
+def lacks_depth(samples: list[Sample], settings: LossSettings) -> bool:
+    """True if the loss must know how far away things are, and neither samples nor settings say."""
+    if all(sample.depth_loader or sample.points_loader for sample in samples):
+        return False
+    loss = LOSSES[settings.name]
+    if loss.needs_global_range:
+        return settings.depth_range is None
+    return loss.needs_depth_range
 
 
 def with_seen_points(samples: list[Sample], landmarks: LandmarkMap) -> list[Sample]:

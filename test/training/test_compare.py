@@ -11,7 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from pose_reloc.cli import main
 from pose_reloc.errors import SettingsError, TrainingError
+from pose_reloc.features import FeatureSettings
 from pose_reloc.geometry import pose_matrix
+from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.scene import SceneModel
 from training.compare import CAMBRIDGE_THRESHOLDS, compare
 from training.datasets import open_dataset
@@ -173,7 +175,7 @@ def test_losses_that_cannot_run_are_named_and_the_others_go_on(place, capsys):
     assert run(place, *where) == 0
     out = capsys.readouterr().out
     assert 'geometric has no result: loss geometric needs 3D points' in out
-    assert 'global_homography has no result: loss global_homography needs a depth range' in out
+    assert 'global_homography has no result: no depth, and no landmarks either: ' in out
     summary = json.loads((place / 'out' / 'compare.json').read_text())
     assert list(summary['losses']) == ['posenet']
     assert list(summary['failures']) == ['geometric', 'global_homography']
@@ -185,6 +187,42 @@ def test_losses_that_cannot_run_are_named_and_the_others_go_on(place, capsys):
     assert 'posenet: finished before' in out and 'global_homography has no result' not in out
     summary = json.loads((place / 'out' / 'compare.json').read_text())
     assert set(summary['losses']) == {'posenet', 'global_homography'}
+
+
+def test_without_depth_landmarks_give_the_depth_ranges(place, settings, monkeypatch, capsys):
+    """They are made once, of the training images, and only for the losses that need them."""
+    dataset = open_dataset('7scenes', write_dataset(place / 'bare', depth=False))
+    made = []
+
+    def landmarks_ahead(samples, mapping):
+        made.append(samples)
+        grid = np.stack(np.meshgrid([-1.0, 0, 1], [-1.0, 0, 1], [2.0, 4]), axis=-1).reshape(-1, 3)
+        poses = np.array([sample.world_T_camera for sample in samples])
+        points = np.concatenate([grid @ T[:3, :3].T + T[:3, 3] for T in poses])
+        count, each = len(poses), len(grid)
+        return LandmarkMap(
+            FeatureSettings(), poses, frames=np.arange(count),
+            starts=np.arange(0, (count + 1) * each, each), points=points.astype(np.float32),
+            descriptors=np.zeros((count * each, 128), np.uint8),
+            vocabulary=np.ones((1, 128), np.float32), vlad=np.ones((count, 128), np.float16),
+            anchor_frames=np.arange(count), anchor_poses=poses,
+        )  # fmt: skip
+
+    monkeypatch.setattr('training.compare.build_landmarks', landmarks_ahead)
+    losses = ['posenet', 'local_homography', 'global_homography']
+    found = compare(dataset, settings, losses, place / 'out')
+    assert list(found.results) == losses and not found.failures
+    assert made == [dataset.train]
+    assert capsys.readouterr().out.count('landmarks come first') == 1
+    recipes = {
+        loss: SceneModel.load(place / 'out' / f'{loss}.scene').header.recipe for loss in losses
+    }
+    assert recipes['local_homography']['data_sha256'] == recipes['global_homography']['data_sha256']
+    assert recipes['posenet']['data_sha256'] != recipes['local_homography']['data_sha256']
+    # The range by hand takes the place of the landmarks.
+    by_hand = settings.changed(loss=replace(settings.loss, depth_range=(1.0, 4.0)))
+    compare(dataset, by_hand, ['global_homography'], place / 'by_hand')
+    assert len(made) == 1
 
 
 def test_thresholds_of_cambridge(place, dataset, settings):

@@ -125,7 +125,7 @@ def run(args) -> int:
     from training.build import build_scene, with_landmarks
     from training.mapping import build_landmarks
     from training.processes import leads
-    from training.seen_points import with_seen_points
+    from training.seen_points import lacks_depth, with_seen_points
 
     out = Path(args.out).expanduser()
     if not out.parent.is_dir():
@@ -141,7 +141,7 @@ def run(args) -> int:
             f'{settings.loss.name} loss, {_budget(settings)}'
         )
     landmarks = None
-    if mapping and _lacks_depth(dataset, settings):
+    if mapping and lacks_depth(dataset.train, settings.loss):
         if leads():
             print('no depth: landmarks come first, to know how far away things are')
         landmarks = build_landmarks(dataset.train, mapping)
@@ -180,18 +180,6 @@ def run(args) -> int:
     if not args.no_report:
         _report(scene, dataset, settings, out, folder)
     return 0
-
-
-def _lacks_depth(dataset, settings: TrainSettings) -> bool:
-    """True if the loss must know how far away things are, and the dataset does not say."""
-    from training.losses import LOSSES
-
-    if all(sample.depth_loader or sample.points_loader for sample in dataset.train):
-        return False
-    loss = LOSSES[settings.loss.name]
-    if loss.needs_global_range:
-        return settings.loss.depth_range is None
-    return loss.needs_depth_range
 
 
 def _report(scene, dataset, settings: TrainSettings, out: Path, folder: Path) -> None:

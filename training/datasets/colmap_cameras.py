@@ -19,7 +19,8 @@ from training.datasets import read_image
 from training.datasets.colmap_model import ColmapCamera
 
 _FIT_LIMIT_PX = 0.1
-_MAX_UNDISTORTED = 2**25  # pixels of an image whose map is kept in memory
+_MAX_UNDISTORTED = 2**26  # pixels of an image whose map is kept in memory
+_STRIP = 2**18  # pixels whose map is computed at once
 # A camera whose coefficients are all zero is a pinhole to `Camera`; this keeps a fisheye a fisheye.
 _FISHEYE_ZERO = (1e-15, 0.0, 0.0, 0.0)
 
@@ -162,18 +163,23 @@ def _undistorted(source, where: str) -> ConvertedCamera:
     """The pinhole camera that COLMAP itself would undistort to, and the way there."""
     import pycolmap
 
-    if source.width * source.height > _MAX_UNDISTORTED:
-        raise DatasetError(
-            f'{where}: images of {source.width}x{source.height} are too large to undistort while '
-            'they are loaded; use `colmap image_undistorter` first'
-        )
     pinhole = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), source)
+    if pinhole.width * pinhole.height > _MAX_UNDISTORTED:
+        raise DatasetError(
+            f'{where}: {pinhole.width}x{pinhole.height} pixels are too many to undistort while '
+            'images are loaded; use `colmap image_undistorter` first'
+        )
     fx, fy, cx, cy = (float(p) for p in pinhole.params)
     camera = Camera(pinhole.width, pinhole.height, fx, fy, cx - 0.5, cy - 0.5)
-    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
-    uv = source.img_from_cam(camera.unproject(pixels, np.ones(len(pixels)))) - 0.5
-    if not np.isfinite(uv).all():
-        raise DatasetError(f'{where}: pycolmap cannot undistort this camera')
-    maps = uv.astype(np.float32).reshape(camera.height, camera.width, 2)
-    return ConvertedCamera(camera, maps[..., 0].copy(), maps[..., 1].copy())
+    maps = np.empty((2, camera.height, camera.width), np.float32)
+    rows = max(1, _STRIP // camera.width)
+    for top in range(0, camera.height, rows):
+        strip = maps[:, top : top + rows]
+        v, u = np.mgrid[top : top + strip.shape[1], : camera.width]
+        pixels = np.stack([u.ravel(), v.ravel()], axis=1)
+        uv = source.img_from_cam(camera.unproject(pixels, np.ones(len(pixels)))) - 0.5
+        with np.errstate(over='ignore'):  # beyond float32 is infinite
+            strip[:] = uv.T.reshape(strip.shape)
+        if not np.isfinite(strip).all():
+            raise DatasetError(f'{where}: pycolmap cannot undistort this camera')
+    return ConvertedCamera(camera, maps[0], maps[1])

@@ -46,15 +46,14 @@ class DepthImage:
             )
         z = raw.astype(np.float32) * np.float32(self.unit_m)
         z[np.isin(raw, self.invalid)] = 0
-        if self.depth == self.color and np.allclose(self.color_T_depth, np.eye(4)):
-            return z
         return register_depth(z, self.depth, self.color, self.color_T_depth)
 
 
 def register_depth(z_HW, depth: Camera, color: Camera, color_T_depth) -> np.ndarray:
     """Depth seen by another camera: forward projection with a z-buffer.
 
-    Where the colour camera is finer than the depth camera, pixels between the samples stay 0.
+    Where the colour camera is finer than the depth camera, pixels between the samples stay 0. For
+    one and the same camera nothing changes.
 
     Args:
         z_HW: depth in metres along the depth camera's z, 0 where unknown.
@@ -62,6 +61,8 @@ def register_depth(z_HW, depth: Camera, color: Camera, color_T_depth) -> np.ndar
     Returns:
         float32 (color.height, color.width), 0 where unknown.
     """
+    if depth == color and np.allclose(color_T_depth, np.eye(4)):
+        return z_HW
     v, u = np.nonzero(z_HW)
     points = depth.unproject(np.stack([u, v], axis=1), z_HW[v, u])
     # Not the operator @: the threads of numpy's BLAS take 20 times as long on a busy processor.

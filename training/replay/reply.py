@@ -65,8 +65,8 @@ def pace(replies: Sequence[Reply], settings) -> str:
     slower = 0.8 * min(settings.rate, period / float(np.percentile(work, 90)))
     return (
         f'{dropped} of {len(replies)} images were dropped for newer ones, as on a robot: '
-        f'{text}{at_rate}; --rate {_rounded_down(slower)} lets this machine keep up, '
-        '--offline answers every image'
+        f'{text}{at_rate}; replay --rate {_rounded_down(slower)} lets this machine keep '
+        'up, replay --offline answers every image'
     )
 
 

@@ -1,5 +1,6 @@
 """Bags: what is written comes back, in both storages, and what is wrong is said in a sentence."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -143,6 +144,18 @@ def test_without_its_metadata_a_bag_is_read_file_by_file(any_storage, recordings
         assert 'file by file' in bag.notes[0]
         assert [m.stamp for m in bag.messages([TOPIC])] == [r.stamp for r in recordings]
         assert bag.image_topic().count == 5
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'), [('name', 'null'), ('name', '3'), ('type', '[1, 2]'), ('message_count', 'x')]
+)
+def test_metadata_that_cannot_be_is_not_believed(any_storage, recordings, key, value):
+    file = any_storage / 'metadata.yaml'
+    text = re.sub(rf'^( *(?:- )?{key}:).*$', rf'\1 {value}', file.read_text(), flags=re.M)
+    file.write_text(text)
+    with Bag(any_storage) as bag:
+        assert 'file by file' in bag.notes[0]
+        assert [m.stamp for m in bag.messages([TOPIC])] == [r.stamp for r in recordings]
 
 
 def cut(path, part):

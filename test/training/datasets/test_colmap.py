@@ -189,6 +189,12 @@ def test_undistorted_images_have_the_size_of_their_camera(tmp_path, world):
     assert sample.load_image().shape == (sample.camera.height, sample.camera.width, 3)
 
 
+def test_images_too_large_to_undistort_are_refused_before_memory_is_taken():
+    params = (8192, 8192, 8192, 8192, -0.05, 0.01, 0.05, -0.05, 0.01, 0.005, 0.05, 0.04)
+    with pytest.raises(DatasetError, match='pixels are too many .*colmap image_undistorter'):
+        convert_camera(ColmapCamera('THIN_PRISM_FISHEYE', 16384, 16384, params), 'here')
+
+
 def test_panoramas_are_refused():
     with pytest.raises(DatasetError, match='EQUIRECTANGULAR'):
         convert_camera(ColmapCamera('EQUIRECTANGULAR', 640, 320, (640, 320)), 'here')

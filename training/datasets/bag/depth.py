@@ -113,6 +113,4 @@ class BagDepth:
                 f'{self.path}, {self.topic}: depth is {z_HW.shape[1]}x{z_HW.shape[0]} but its '
                 f'camera is {self.depth.width}x{self.depth.height}'
             )
-        if self.depth == self.color and np.allclose(self.color_T_depth, np.eye(4)):
-            return z_HW
         return register_depth(z_HW, self.depth, self.color, self.color_T_depth)

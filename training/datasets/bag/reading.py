@@ -411,6 +411,9 @@ def _opened(reader):
     numbers += [connection.msgcount for connection in reader.connections]
     if not all(isinstance(number, int) for number in numbers):
         raise ValueError('a count or a time is no whole number')
+    names = [name for c in reader.connections for name in (c.topic, c.msgtype)]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError('the name of a topic or of its type is no text')
     return reader
 
 

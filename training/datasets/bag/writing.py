@@ -1,8 +1,9 @@
-"""Writes a bag as a robot would record it: for the demo and for tests."""
+"""Writes bags (rosbag2, MCAP): messages of any type, or all that a robot would record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,45 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import BagError
-from pose_reloc.geometry import quaternion_from_rotation, xyzw_from_wxyz
+from training.datasets.bag import messages
 from training.datasets.bag.reading import CAMERA_TYPE, IMAGE_TYPES, STORE, TF_TYPE
+
+TRUTH_TOPIC = '/ground_truth/pose'
+
+
+class BagOutput:
+    """A bag that is being written: a topic comes into being with its first message."""
+
+    def __init__(self, writer: Writer):
+        self._writer = writer
+        self._connections: dict[str, object] = {}
+
+    def raw(self, topic: str, kind: str, time: int, cdr: bytes) -> None:
+        """Writes the bytes of a message, recorded at `time` (ns)."""
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(topic, kind, typestore=STORE)
+        self._writer.write(self._connections[topic], time, cdr)
+
+    def message(self, topic: str, kind: str, time: int, message) -> None:
+        """Writes a message, recorded at `time` (ns)."""
+        self.raw(topic, kind, time, STORE.serialize_cdr(message, kind))
+
+
+@contextmanager
+def new_bag(path: Path) -> Iterator[BagOutput]:
+    """Writes a bag.
+
+    Args:
+        path: of the bag's folder, which must not exist.
+
+    Raises:
+        BagError: the folder exists or cannot be written.
+    """
+    try:
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            yield BagOutput(writer)
+    except (OSError, WriterError) as error:
+        raise BagError(f'cannot write the bag {path}: {error}') from error
 
 
 @dataclass(frozen=True)
@@ -33,7 +71,7 @@ class Recording:
 def write_bag(
     path: str | Path, frames: Iterable[Recording], camera: Camera, base_T_camera: np.ndarray
 ) -> None:
-    """Writes a rosbag2 (MCAP) as a robot would record it.
+    """Writes a bag as a robot would record it.
 
     Topics: /camera/image_raw/compressed (JPEG), /camera/camera_info, /tf_static
     (base_link -> camera_optical_frame), and the truth on /ground_truth/pose.
@@ -47,61 +85,36 @@ def write_bag(
     Raises:
         BagError: the folder exists or cannot be written.
     """
-    import cv2
+    mounted = False
+    with new_bag(Path(path)) as bag:
+        for frame in frames:
+            stamp = frame.stamp
+            header = messages.header(stamp, 'camera_optical_frame')
+            if not mounted:
+                mounting = messages.transform(stamp, 'base_link', header.frame_id, base_T_camera)
+                bag.message('/tf_static', TF_TYPE, stamp, mounting)
+                mounted = True
+            info = _camera_info(camera, header)
+            bag.message('/camera/camera_info', CAMERA_TYPE, stamp, info)
+            image = messages.new(IMAGE_TYPES[1], header, 'jpeg', _jpeg(frame.image))
+            bag.message('/camera/image_raw/compressed', IMAGE_TYPES[1], stamp, image)
+            truth = messages.pose_stamped(stamp, 'map', frame.map_T_base)
+            bag.message(TRUTH_TOPIC, messages.POSE_TYPE, stamp, truth)
 
-    path = Path(path)
-    types = STORE.types
-    Time, Header = types['builtin_interfaces/msg/Time'], types['std_msgs/msg/Header']
-    Vector, Quaternion = types['geometry_msgs/msg/Vector3'], types['geometry_msgs/msg/Quaternion']
-    Point, Pose = types['geometry_msgs/msg/Point'], types['geometry_msgs/msg/Pose']
 
-    def header(stamp, frame):
-        return Header(Time(stamp // 1_000_000_000, stamp % 1_000_000_000), frame)
-
-    def rotation(a_T_b):
-        return Quaternion(*xyzw_from_wxyz(quaternion_from_rotation(a_T_b[:3, :3])).tolist())
-
+def _camera_info(camera: Camera, header):
+    """sensor_msgs/CameraInfo."""
     D = np.array(camera.distortion or (0.0,) * 5)
     P = np.hstack([camera.K, np.zeros((3, 1))])
-    roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-    try:
-        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+    roi = messages.new('sensor_msgs/msg/RegionOfInterest', 0, 0, 0, 0, False)
+    return messages.new(
+        CAMERA_TYPE, header, camera.height, camera.width, camera.distortion_model, D,
+        camera.K.ravel(), np.eye(3).ravel(), P.ravel(), 0, 0, roi,
+    )  # fmt: skip
 
-            def connect(topic, kind):
-                connection = writer.add_connection(topic, kind, typestore=STORE)
 
-                def write(stamp, message):
-                    writer.write(connection, stamp, STORE.serialize_cdr(message, kind))
+def _jpeg(image: np.ndarray) -> np.ndarray:
+    import cv2
 
-                return types[kind], write
-
-            Compressed, write_image = connect('/camera/image_raw/compressed', IMAGE_TYPES[1])
-            Info, write_info = connect('/camera/camera_info', CAMERA_TYPE)
-            TF, write_static = connect('/tf_static', TF_TYPE)
-            PoseStamped, write_truth = connect(
-                '/ground_truth/pose', 'geometry_msgs/msg/PoseStamped'
-            )
-            for index, frame in enumerate(frames):
-                optical = header(frame.stamp, 'camera_optical_frame')
-                if index == 0:
-                    transform = types['geometry_msgs/msg/Transform'](
-                        Vector(*base_T_camera[:3, 3].tolist()), rotation(base_T_camera)
-                    )
-                    mounting = types['geometry_msgs/msg/TransformStamped'](
-                        header(frame.stamp, 'base_link'), 'camera_optical_frame', transform
-                    )
-                    write_static(frame.stamp, TF([mounting]))
-                info = Info(
-                    optical, camera.height, camera.width, camera.distortion_model, D,
-                    camera.K.ravel(), np.eye(3).ravel(), P.ravel(), 0, 0, roi,
-                )  # fmt: skip
-                write_info(frame.stamp, info)
-                ok, data = cv2.imencode(
-                    '.jpg', frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]
-                )
-                write_image(frame.stamp, Compressed(optical, 'jpeg', data.ravel()))
-                position = Point(*frame.map_T_base[:3, 3].tolist())
-                pose = Pose(position, rotation(frame.map_T_base))
-                write_truth(frame.stamp, PoseStamped(header(frame.stamp, 'map'), pose))
-    except (OSError, WriterError) as error:
-        raise BagError(f'cannot write the bag {path}: {error}') from error
+    ok, data = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return data.ravel()
