@@ -15,6 +15,7 @@ from pose_reloc.backends import open_backend
 from pose_reloc.camera import Camera
 from pose_reloc.errors import SettingsError
 from pose_reloc.geometry import pose_from_network
+from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import SceneModel
@@ -84,6 +85,7 @@ class PoseEstimate:
         regressed_covariance_66: the covariance of that; None likewise.
         matches: the landmarks behind a REFINED answer.
         likeness: to the most similar keyframe: cosine of global descriptors; None without them.
+        camera_fit: whether the matches of a REFINED answer fit its camera; None for others.
     """
 
     status: Status
@@ -96,6 +98,7 @@ class PoseEstimate:
     regressed_covariance_66: np.ndarray | None = None
     matches: Matches | None = None
     likeness: float | None = None
+    camera_fit: CameraFit | None = None
 
 
 class Relocalizer:
@@ -205,6 +208,7 @@ class Relocalizer:
         covariance = regressed_covariance = header.coarse.covariance(distance)
         timings['infer'] = time.perf_counter() - start - timings['preprocess']
         status, pose, inliers, matches, likeness = Status.COARSE, regressed, 0, None, None
+        camera_fit = None
         if self._refiner:
             usable = None
             if prior:
@@ -215,7 +219,7 @@ class Relocalizer:
             likeness = evidence.likeness
             if found:
                 status, inliers = Status.REFINED, len(found.uv)
-                matches = Matches(found.uv, found.points)
+                matches, camera_fit = Matches(found.uv, found.points), found.camera
                 pose, spread = self._drift.to_given(found.world_T_camera)
                 covariance = found.covariance(spread, header.calibration.refined_scale)
                 covariance += _LEAST_COVARIANCE
@@ -230,7 +234,7 @@ class Relocalizer:
             believed = (prior.world_T_camera, prior.covariance_66) if prior else (None, None)
             reasons += gates.estimate_reasons(pose, covariance, *believed, self.gate_settings)
         if reasons:
-            status, inliers, matches = Status.LOST, 0, None
+            status, inliers, matches, camera_fit = Status.LOST, 0, None, None
         elif self._refiner and status is Status.COARSE:
             reasons.append('too_few_inliers')
         timings['total'] = time.perf_counter() - start
@@ -246,6 +250,7 @@ class Relocalizer:
             regressed_covariance if answered else None,
             matches,
             likeness,
+            camera_fit,
         )
 
     def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

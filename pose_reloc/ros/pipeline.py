@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pose_reloc.camera import Camera
+from pose_reloc.camera_check import CameraCheck
 from pose_reloc.errors import CameraError, PoseRelocError
 from pose_reloc.geometry import invert_pose
 from pose_reloc.ros.diagnostics import Outcome
@@ -292,6 +293,7 @@ class Pipeline:
             self._map_T_scene = transform_from_text(settings.map_T_scene)
         self._odometry = OdometryPrior(settings, transforms.lookup)
         self._track = Track(settings, transforms.lookup) if settings.track else None
+        self._camera_check = CameraCheck()
         self._now = now
         self._error = error
         self._on_cpu = on_cpu
@@ -356,6 +358,7 @@ class Pipeline:
         prior = self._prior(prior, camera_frame, stamp)
         located = time.perf_counter()
         estimate = self._estimate(image, camera, prior)
+        self._check(camera, estimate)
         timings['localize'] = time.perf_counter() - located
         # Its parts by their own names; its total is what was measured here.
         timings |= {stage: s for stage, s in estimate.timings.items() if stage != 'total'}
@@ -392,6 +395,16 @@ class Pipeline:
         self._relocalizer = self._on_cpu()
         self._on_cpu = None
         return self._relocalizer.localize(image, camera, prior)
+
+    def _check(self, camera: Camera, estimate) -> None:
+        """Says when many answers agree that the camera cannot be what camera_info says."""
+        if estimate.camera_fit is None:
+            return
+        complaint = self._camera_check.add(camera, estimate.camera_fit)
+        if complaint:
+            self._notices.set('camera fit', complaint)
+        else:
+            self._notices.clear('camera fit', 'the calibration of the camera fits the map now')
 
     def _mounted(self, answer: Answer, camera_frame: str) -> Answer:
         """`answer` with the pose of the camera and, where its mounting is known, of the base."""

@@ -40,6 +40,7 @@ class FakeEstimate:
     regressed_covariance_66: np.ndarray | None = None
     matches: object = None
     likeness: float | None = None
+    camera_fit: object = None
 
 
 class FakeRelocalizer:
@@ -55,7 +56,7 @@ class FakeRelocalizer:
         self.scene = SimpleNamespace(header=header, map_T_scene=map_T_scene)
         self.poses, self.covariance_66 = poses, covariance_66
         self.gate = gate
-        self.matches = None
+        self.matches = self.camera_fit = None
         self.status = 'REFINED'
         self.seen, self.cameras, self.priors = [], [], []
 
@@ -80,6 +81,7 @@ class FakeRelocalizer:
         estimate = FakeEstimate(
             SimpleNamespace(value=self.status), pose, self.covariance_66, matches=self.matches,
             regressed_world_T_camera=regressed, regressed_covariance_66=self.covariance_66,
+            camera_fit=self.camera_fit,
         )  # fmt: skip
         if index == LOST:
             lost = SimpleNamespace(value='LOST')

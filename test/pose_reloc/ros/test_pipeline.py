@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pose_reloc.geometry import invert_pose
+from pose_reloc.pnp import CameraFit
 from pose_reloc.ros.diagnostics import Outcome
 from pose_reloc.ros.parameters import NodeSettings
 from pose_reloc.ros.pipeline import CameraSource, Frame, Mounting, Notices, Pipeline
@@ -168,6 +169,20 @@ def test_the_map_is_the_scene_moved(make_fake, poses, said):
     np.testing.assert_allclose(
         np.diag(answer.camera_covariance_66), [2.0, 1.0, 3.0, 0.2, 0.1, 0.3], atol=1e-12
     )
+
+
+def test_a_camera_that_does_not_fit_the_map_is_a_standing_warning(make_fake, poses, said):
+    fake = make_fake(poses, np.eye(6))
+    pipeline = make_pipeline(fake, said)
+    fake.camera_fit = CameraFit(np.array([0.1, 0.1, 0, 0]), 1e4, np.zeros(6), np.eye(6))
+    for _ in range(40):
+        assert process(pipeline, image()).outcome is Outcome.ANSWERED
+    complaints = [text for text in said.warned if 'does not fit the map' in text]
+    assert len(complaints) == 1 and 'fx 30' in complaints[0] and 'fx 33' in complaints[0]
+    fake.camera_fit = CameraFit(np.zeros(4), 4.0, np.zeros(6), np.eye(6))
+    for _ in range(40):
+        process(pipeline, image())
+    assert not any('does not fit' in text for text in said.notices.sentences())
 
 
 def test_the_parameter_overrules_the_map_of_the_scene(make_fake, poses, said):
