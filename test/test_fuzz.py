@@ -391,7 +391,7 @@ SIDES = st.one_of(st.integers(-1, 2000), st.sampled_from([2**16, 2**31, 2**63]))
 NUMBER = st.one_of(st.floats(), st.floats(-2, 2), st.floats(1, 1e4))
 
 
-@cases(fast=40)
+@cases(fast=25)
 @given(model=st.sampled_from([*MODELS.values()]), width=SIDES, height=SIDES, data=st.data())
 def test_impossible_cameras(model, width, height, data, tmp_path_factory):
     name, count = model
