@@ -14,7 +14,6 @@ import torchvision
 
 from pose_reloc import __version__
 from pose_reloc.errors import DatasetError
-from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.network import PoseRegressor
 from pose_reloc.scene import SceneHeader, SceneModel
 from training.cache import CacheSettings, build_cache
@@ -22,7 +21,7 @@ from training.calibration import calibrate_coarse
 from training.datasets import Dataset, Sample
 from training.evaluate import unit_features
 from training.held_out import held_out_blocks, travel_blocks
-from training.mapping import MappingSettings, build_landmarks
+from training.mapping import BuiltMap, MappingSettings, build_map
 from training.processes import leads
 from training.rehearsal import rehearse
 from training.settings import TrainSettings
@@ -115,7 +114,7 @@ def with_landmarks(
     scene: SceneModel,
     samples: list[Sample],
     settings: MappingSettings,
-    landmarks: LandmarkMap | None = None,
+    built: BuiltMap | None = None,
 ) -> SceneModel:
     """The scene with a landmark map of the training images it was made from, calibrated.
 
@@ -123,7 +122,7 @@ def with_landmarks(
         scene: without landmarks, or with old ones.
         samples: the training split.
         settings: of the mapping.
-        landmarks: what `build_landmarks` made of the same samples and settings, if it is known.
+        built: what `build_map` made of the same samples and settings, if it is known.
 
     Raises:
         DatasetError: other images, or none of them has landmarks.
@@ -136,8 +135,9 @@ def with_landmarks(
             f'these are not the training images of scene {scene.header.name}; '
             'give the dataset it was trained on'
         )
-    scene = replace(scene, landmarks=landmarks or build_landmarks(samples, settings))
-    rehearsal = rehearse(scene.landmarks, samples)
+    built = built or build_map(samples, settings)
+    scene = replace(scene, landmarks=built.landmarks)
+    rehearsal = rehearse(built.landmarks, samples, built.tracks)
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
     header = replace(
         scene.header, recipe=recipe, calibration=rehearsal.calibration(scene.header.calibration)

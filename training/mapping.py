@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import local
 
 import cv2
@@ -24,7 +24,7 @@ from pose_reloc.geometry import invert_pose
 from pose_reloc.landmarks import LandmarkMap, global_descriptor, view_overlap
 from training.datasets import Sample
 from training.pose_adjustment import AdjustmentSettings, Observations, adjust_poses
-from training.triangulation import TriangulationSettings, triangulate
+from training.triangulation import Triangulation, TriangulationSettings, triangulate
 
 _MIN_LANDMARKS = 10  # of a frame that is used
 
@@ -55,9 +55,64 @@ class _Frame:
     index: int  # in the samples
     features: Features
     local_N3: np.ndarray  # points in the camera, metres
+    track_N: np.ndarray  # the triangulated point of each; empty where depth is known
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Which images placed the landmarks of a triangulated map.
+
+    Attributes:
+        found: the triangulation of N images.
+        settings: of the triangulation.
+        frames: which training image each of its images is (N,).
+        landmark_track: the point of the triangulation that each landmark is (P,).
+    """
+
+    found: Triangulation
+    settings: TriangulationSettings
+    frames: np.ndarray
+    landmark_track: np.ndarray
+
+    def without(self, landmarks: LandmarkMap, hidden: np.ndarray) -> tuple[LandmarkMap, np.ndarray]:
+        """The map with its landmarks where other training images place them.
+
+        Landmarks for which the others do not suffice are left out. The poses stay as they are.
+
+        Args:
+            landmarks: the map.
+            hidden: mask of the training images whose rays do not count.
+
+        Returns:
+            The map, and the keyframes (K,) of it that have landmarks left; others are unchanged.
+        """
+        points, kept = self.found.placed_without(hidden[self.frames], self.settings)
+        kept, first = kept[self.landmark_track], landmarks.starts[:-1]
+        some = np.logical_or.reduceat(kept, first)
+        kept |= ~np.repeat(some, np.diff(landmarks.starts))
+        thinned = replace(
+            landmarks,
+            starts=np.concatenate([[0], np.cumsum(np.add.reduceat(kept, first, dtype=np.int64))]),
+            points=points[self.landmark_track[kept]].astype(np.float32),
+            descriptors=landmarks.descriptors[kept],
+        )
+        return thinned, some
+
+
+@dataclass(frozen=True)
+class BuiltMap:
+    """A landmark map, and how it came about: None where depth placed the landmarks."""
+
+    landmarks: LandmarkMap
+    tracks: Tracks | None
 
 
 def build_landmarks(samples: list[Sample], settings: MappingSettings) -> LandmarkMap:
+    """The landmarks of `build_map`."""
+    return build_map(samples, settings).landmarks
+
+
+def build_map(samples: list[Sample], settings: MappingSettings) -> BuiltMap:
     """Builds a landmark map: with registered depth where all samples have it, else triangulated.
 
     Args:
@@ -69,12 +124,13 @@ def build_landmarks(samples: list[Sample], settings: MappingSettings) -> Landmar
     """
     count = min(len(samples), settings.frames)
     chosen = np.unique(np.linspace(0, len(samples) - 1, count).astype(int))
+    found = None
     if all(sample.depth_loader for sample in samples):
         frames = _frames_with_depth(samples, chosen, settings)
         given = np.array([samples[f.index].world_T_camera for f in frames])
         adjusted = _adjusted(frames, samples, given, settings)
     else:
-        frames, adjusted = _triangulated(samples, chosen, settings)
+        frames, adjusted, found = _triangulated(samples, chosen, settings)
     camera = samples[0].camera
     keyframes = _keyframes(frames, adjusted, camera, settings)
     points, descriptors = [], []
@@ -83,7 +139,7 @@ def build_landmarks(samples: list[Sample], settings: MappingSettings) -> Landmar
         points.append(local @ adjusted[k][:3, :3].T + adjusted[k][:3, 3])
         descriptors.append(frames[k].features.descriptors[: settings.landmarks])
     vocabulary = _vocabulary(descriptors, settings)
-    return LandmarkMap(
+    landmarks = LandmarkMap(
         settings.features,
         adjusted[keyframes],
         np.array([frames[k].index for k in keyframes]),
@@ -95,6 +151,10 @@ def build_landmarks(samples: list[Sample], settings: MappingSettings) -> Landmar
         np.array([frame.index for frame in frames]),
         adjusted,
     )
+    if found is None:
+        return BuiltMap(landmarks, None)
+    track = np.concatenate([frames[k].track_N[: settings.landmarks] for k in keyframes])
+    return BuiltMap(landmarks, Tracks(found, settings.triangulation, chosen, track))
 
 
 def _features(samples, chosen, settings: MappingSettings, then):
@@ -117,13 +177,13 @@ def _frames_with_depth(samples, chosen, settings: MappingSettings) -> list[_Fram
         z = depth_at(sample.load_depth(), features.uv)
         known = z > 0
         points = sample.camera.unproject(features.uv[known], z[known])
-        return _Frame(index, features.chosen(known), points)
+        return _Frame(index, features.chosen(known), points, np.zeros(0, dtype=np.int64))
 
     return _worthwhile(_features(samples, chosen, settings, frame))
 
 
-def _triangulated(samples, chosen, settings: MappingSettings) -> tuple[list[_Frame], np.ndarray]:
-    """Frames with triangulated points, and their adjusted poses (N, 4, 4)."""
+def _triangulated(samples, chosen, settings: MappingSettings):
+    """Frames with triangulated points, their adjusted poses (N, 4, 4), and the triangulation."""
 
     def undistorted(index: int, features: Features) -> Features:
         camera = samples[index].camera
@@ -142,9 +202,10 @@ def _triangulated(samples, chosen, settings: MappingSettings) -> tuple[list[_Fra
         known = found.track_id[n] >= 0
         camera_T_world = invert_pose(found.world_T_camera[n])
         points = found.points(n)[known] @ camera_T_world[:3, :3].T + camera_T_world[:3, 3]
-        frames.append(_Frame(int(index), features[n].chosen(known), points))
+        seen = features[n].chosen(known)
+        frames.append(_Frame(int(index), seen, points, found.track_id[n][known]))
     enough = [n for n, frame in enumerate(frames) if len(frame.local_N3) >= _MIN_LANDMARKS]
-    return _worthwhile(frames), found.world_T_camera[enough]
+    return _worthwhile(frames), found.world_T_camera[enough], found
 
 
 def _worthwhile(frames: list[_Frame]) -> list[_Frame]:

@@ -6,6 +6,11 @@ other recordings saw the place too, the image is asked again without its whole r
 poses of one recording drift together: those errors are the ones of another visit. No regressed pose
 is asked, because the network has seen most of these images: the global descriptor names the
 keyframes.
+
+A triangulated landmark lies where the rays of its images meet. If the pose of an image is a little
+wrong, its rays pull the landmarks along, so that it is found where its pose says, as no new image
+is: the landmarks are placed without the rays of the block. Without those of a whole recording they
+would be another, worse map (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ from pose_reloc.refine import Refiner
 from pose_reloc.scene import Calibration
 from training.calibration import conformal_quantile
 from training.datasets import Sample
-from training.held_out import travel_blocks
+from training.held_out import evenly_spaced, travel_blocks
+from training.mapping import Tracks
 from training.metrics import nees
 
 _MAX_BLOCKS = 30
@@ -82,29 +88,36 @@ class Rehearsal:
         return result
 
 
-def rehearse(landmarks: LandmarkMap, samples: list[Sample]) -> Rehearsal:
+def rehearse(
+    landmarks: LandmarkMap, samples: list[Sample], tracks: Tracks | None = None
+) -> Rehearsal:
     """Localises images of the training split with a map that was built from all of them.
 
     Args:
         landmarks: the map.
         samples: the training split.
+        tracks: how the landmarks were triangulated; None where depth placed them.
     """
     poses = np.array([sample.world_T_camera for sample in samples])
     sequences = np.array([sample.sequence for sample in samples])
     blocks = travel_blocks(poses, sequences.tolist())
-    chosen = np.flatnonzero(np.isin(blocks, _spread(np.unique(blocks), _MAX_BLOCKS)))
-    chosen = _spread(chosen, _MAX_FRAMES)
+    chosen = np.flatnonzero(np.isin(blocks, evenly_spaced(np.unique(blocks), _MAX_BLOCKS)))
+    chosen = evenly_spaced(chosen, _MAX_FRAMES)
     same_place = _Hidden(landmarks, samples, blocks)
     same_visit = _Hidden(landmarks, samples, sequences)
+    block, placed_K = -1, np.ones(len(landmarks), dtype=bool)
     refiner, several = Refiner(landmarks), len(set(sequences)) > 1
     answers, visits, likeness = [], [], []
     for i in tqdm(chosen, 'rehearsing', unit='img', disable=None):
-        answer, evidence = same_place.answer(refiner, i)
+        if tracks and blocks[i] != block:
+            block = blocks[i]
+            refiner.landmarks, placed_K = tracks.without(landmarks, blocks == block)
+        answer, evidence = same_place.answer(refiner, i, placed_K)
         if evidence.likeness > 0:
             likeness.append(evidence.likeness)
         answers += answer
         if several:
-            visits += same_visit.answer(refiner, i)[0]
+            visits += same_visit.answer(refiner, i, placed_K)[0]
     errors, squared = _split(answers)
     return Rehearsal(len(chosen), squared, errors, np.array(likeness), _split(visits)[1])
 
@@ -117,10 +130,16 @@ class _Hidden:
         self._whole = landmarks.drift(np.array([sample.world_T_camera for sample in samples]))
         self._fields: dict = {}
 
-    def answer(self, refiner: Refiner, i: int):
-        """Error (6,) and covariance (6, 6) of image i, as a list of one pair or none; evidence."""
+    def answer(self, refiner: Refiner, i: int, placed_K: np.ndarray):
+        """Error (6,) and covariance (6, 6) of image i, as a list of one pair or none; evidence.
+
+        Args:
+            refiner: with the landmarks as images other than these place them.
+            i: the image.
+            placed_K: mask of the keyframes that have such landmarks.
+        """
         part, sample = self.part_N[i], self.samples[i]
-        usable = self.part_N[self.landmarks.frames] != part
+        usable = placed_K & (self.part_N[self.landmarks.frames] != part)
         found, evidence = refiner.refine(sample.load_image(), sample.camera, [], usable)
         if not found:
             return [], evidence
@@ -137,8 +156,3 @@ def _split(answers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
     errors = np.array([error for error, _ in answers]).reshape(-1, 6)
     covariances = np.array([covariance for _, covariance in answers]).reshape(-1, 6, 6)
     return errors, nees(errors, covariances)
-
-
-def _spread(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the values, evenly spaced."""
-    return values[np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).astype(int))]

@@ -58,6 +58,7 @@ class Triangulation:
         angle: largest angle (P,) between two of its rays, radians.
         error_px: mean reprojection error (P,).
         track_id: for each image the point of each of its features (N_i,), -1 where it has none.
+        seen: the same as observations of the points.
     """
 
     world_T_camera: np.ndarray
@@ -66,11 +67,45 @@ class Triangulation:
     angle: np.ndarray
     error_px: np.ndarray
     track_id: list[np.ndarray]
+    seen: Observations
 
     def points(self, image: int) -> np.ndarray:
         """The point (N_i, 3) of each feature of an image, NaN where it has none."""
         known = np.concatenate([self.positions, np.full((1, 3), np.nan)])
         return known[self.track_id[image]]  # -1 is the last row
+
+    def placed_without(
+        self, hidden_N: np.ndarray, settings: TriangulationSettings
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the other images place the points, with the poses as they are.
+
+        Args:
+            hidden_N: mask of the images whose rays do not count.
+            settings: what a point must have to be kept, as when it was found.
+
+        Returns:
+            The points (P, 3), and which of them (P,) the other images suffice for.
+        """
+        shown_M = ~hidden_N[self.seen.image]
+        views_P = np.bincount(self.seen.track, shown_M, minlength=len(self.positions))
+        moves_P = (views_P < self.views) & (views_P >= settings.min_views)
+        rows = np.flatnonzero(shown_M & moves_P[self.seen.track])
+        seen = Observations(
+            self.seen.uv[rows],
+            self.seen.image[rows],
+            (np.cumsum(moves_P) - 1)[self.seen.track[rows]],
+            self.seen.intrinsics,
+        )
+        positions, kept_P = self.positions.copy(), views_P == self.views
+        if len(rows):
+            every = np.ones(len(rows), dtype=bool)
+            points = positions[moves_P]
+            loss_px = settings.feature_error_px / 2
+            points = refine_points(seen, self.world_T_camera, points, every, loss_px)
+            angle = _widest_angle(seen, self.world_T_camera, points, every)
+            positions[moves_P] = points
+            kept_P[moves_P] = angle >= np.deg2rad(settings.min_angle_deg)
+        return positions, kept_P
 
 
 def triangulate(
@@ -99,8 +134,7 @@ def triangulate(
     adjusted = world_T_camera_N44
     # Poses that agree to a fraction of the tolerance (from SfM, or rendered) are better left alone.
     if np.median(rough.error_px) > settings.feature_error_px / 2:
-        seen = scene.observations(rough)
-        adjusted, _ = adjust_bundle(seen, adjusted, rough.positions, settings.bundle)
+        adjusted, _ = adjust_bundle(rough.seen, adjusted, rough.positions, settings.bundle)
     tolerance = settings.feature_error_px
     matches = scene.match(adjusted, pairs, tolerance)
     return scene.points(adjusted, matches, tolerance, settings.min_views)
@@ -195,11 +229,11 @@ class _Scene:
             table[:, 4],
             table[:, 5],
             np.split(track, self.starts[1:-1]),
+            self._observations(track),
         )
 
-    def observations(self, found: Triangulation) -> Observations:
-        """Which features see the points."""
-        track = np.concatenate(found.track_id)
+    def _observations(self, track: np.ndarray) -> Observations:
+        """Which features see the points, from the point of each feature."""
         order = np.argsort(track, kind='stable')
         order = order[track[order] >= 0]
         return Observations(self.uv[order], self.image[order], track[order], self.intrinsics)
@@ -376,11 +410,14 @@ def _widest_angle(seen: Observations, poses, points, inlier) -> np.ndarray:
     rays = points[seen.track[inlier]] - poses[seen.image[inlier], :3, 3]
     rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
     track = seen.track[inlier]
-    smallest = np.ones(len(points))
+    smallest, first = np.ones(len(points)), np.arange(len(track))
     for shift in range(1, len(track)):
-        first = np.flatnonzero(track[:-shift] == track[shift:])
+        first = first[first < len(track) - shift]
+        first = first[track[first] == track[first + shift]]
         if len(first) == 0:
             break
-        cosine = (rays[first] * rays[first + shift]).sum(axis=1)
-        np.minimum.at(smallest, track[first], cosine)
+        cosine = np.einsum('mi,mi->m', rays[first], rays[first + shift])
+        start = np.flatnonzero(np.diff(track[first], prepend=-1))
+        of = track[first[start]]
+        smallest[of] = np.minimum(smallest[of], np.minimum.reduceat(cosine, start))
     return np.arccos(np.clip(smallest, -1, 1))

@@ -17,8 +17,9 @@ from pose_reloc.relocalizer import PosePrior, Relocalizer, Status
 from pose_reloc.scene import SceneModel
 from training.build import build_scene, with_landmarks
 from training.datasets import open_dataset
-from training.mapping import MappingSettings, build_landmarks, depth_at
+from training.mapping import MappingSettings, build_landmarks, build_map, depth_at
 from training.pose_adjustment import Observations, adjust_poses
+from training.rehearsal import Rehearsal
 from training.settings import TrainSettings
 
 TINY = TrainSettings(
@@ -43,6 +44,12 @@ def dataset(room):
 def scene(dataset):
     built = build_scene(dataset, TINY, 'room', '')
     return with_landmarks(built.scene, dataset.train, MappingSettings())
+
+
+@pytest.fixture(scope='module')
+def triangulated(dataset):
+    samples = [replace(s, depth_loader=None, points_loader=None) for s in dataset.train]
+    return build_map(samples, MappingSettings())
 
 
 def test_landmarks_lie_on_the_surfaces_that_other_views_see(dataset, scene):
@@ -187,9 +194,8 @@ def test_a_prior_that_contradicts_the_image_refuses_it(dataset, scene):
     assert wrong.status is Status.LOST and 'contradicts_prior' in wrong.reasons
 
 
-def test_without_depth_landmarks_are_triangulated(dataset):
-    samples = [replace(s, depth_loader=None, points_loader=None) for s in dataset.train]
-    landmarks = build_landmarks(samples, MappingSettings())
+def test_without_depth_landmarks_are_triangulated(dataset, triangulated):
+    landmarks = triangulated.landmarks
     # Rendered poses are exact: the points of a view must agree with its depth image.
     frame = landmarks.frames[0]
     c_T_w = invert_pose(dataset.train[frame].world_T_camera)
@@ -198,6 +204,38 @@ def test_without_depth_landmarks_are_triangulated(dataset):
     uv = np.rint(dataset.train[frame].camera.project(local)).astype(int)
     depth = dataset.train[frame].load_depth()[uv[:, 1], uv[:, 0]]
     assert np.median(np.abs(depth / local[:, 2] - 1)) < 0.02
+
+
+def test_landmarks_are_placed_without_the_rays_of_some_images(dataset, triangulated):
+    landmarks, tracks = triangulated.landmarks, triangulated.tracks
+    same, some = tracks.without(landmarks, np.zeros(len(dataset.train), dtype=bool))
+    assert some.all() and np.array_equal(same.starts, landmarks.starts)
+    assert np.abs(same.points - landmarks.points).max() < 1e-6
+    hidden = np.arange(len(dataset.train)) == landmarks.frames[0]
+    fewer, some = tracks.without(landmarks, hidden)
+    assert some.all()
+    # Two rays are the least: each landmark that only one other image sees is gone, and no other.
+    views = tracks.found.views[tracks.landmark_track]
+    own = np.isin(tracks.landmark_track, tracks.landmark_track[: landmarks.starts[1]])
+    assert len(landmarks.points) - len(fewer.points) >= (own & (views == 2)).sum() > 0
+    rows = {d.tobytes(): p for d, p in zip(landmarks.descriptors, landmarks.points, strict=True)}
+    moved = [
+        np.linalg.norm(rows[d.tobytes()] - p)
+        for d, p in zip(fewer.descriptors, fewer.points, strict=True)
+    ]
+    assert np.median(moved) < 1e-6 and 1e-4 < np.quantile(moved, 0.99) < 0.1
+    # One image alone places nothing: no keyframe is of use, and the map is what it was.
+    none, some = tracks.without(landmarks, np.arange(len(dataset.train)) > 0)
+    assert not some.any() and np.array_equal(none.descriptors, landmarks.descriptors)
+
+
+def test_a_triangulated_map_is_rehearsed_with_its_tracks(scene, dataset, triangulated, monkeypatch):
+    asked = []
+    rehearsed = Rehearsal(0, np.zeros(0), np.zeros((0, 6)), np.zeros(0))
+    monkeypatch.setattr('training.build.rehearse', lambda *args: asked.append(args) or rehearsed)
+    mapped = with_landmarks(scene, dataset.train, MappingSettings(), triangulated)
+    assert mapped.landmarks is triangulated.landmarks
+    assert asked == [(triangulated.landmarks, dataset.train, triangulated.tracks)]
 
 
 def test_drifting_poses_come_to_agree():

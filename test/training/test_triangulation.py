@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from pose_reloc.camera import Camera
@@ -271,3 +272,38 @@ def test_castle(data):
         estimate = invert_pose(pose_matrix(cv2.Rodrigues(rvec)[0], t.ravel()))
         distance, angle = pose_error(sample.world_T_camera, estimate)
         assert distance < 0.05 and np.rad2deg(angle) < 0.1
+
+
+def test_points_are_placed_by_the_rays_of_the_other_images():
+    rng = np.random.default_rng(11)
+    poses = _walk()
+    features, _, _ = _look(rng, poses, _scene(rng, 300))
+    features = [f.chosen(rng.random(len(f)) < 0.4) for f in features]  # few views for each point
+    found, settings = _triangulate(features, poses), TriangulationSettings(min_angle_deg=6)
+    hidden = np.arange(len(poses)) < 8
+    placed, kept = found.placed_without(hidden, settings)
+    shown = ~hidden[found.seen.image]
+    outcomes, costs = [], []
+    for t, position in enumerate(found.positions):
+        rows = np.flatnonzero((found.seen.track == t) & shown)
+        if len(rows) == found.views[t] or len(rows) < 2:
+            assert np.array_equal(placed[t], position) and kept[t] == (len(rows) >= 2)
+            outcomes.append('as it was' if kept[t] else 'too few rays')
+            continue
+        uv, cameras = found.seen.uv[rows], [invert_pose(poses[i]) for i in found.seen.image[rows]]
+
+        def cost(point, uv=uv, cameras=cameras):
+            seen = [CAMERA.project((T[:3, :3] @ point + T[:3, 3])[None])[0] for T in cameras]
+            squared = ((seen - uv) ** 2).sum(axis=1) / (settings.feature_error_px / 2) ** 2
+            return np.log1p(squared).sum()
+
+        best = minimize(cost, placed[t], method='Nelder-Mead', options={'fatol': 1e-9}).x
+        ray = placed[t] - poses[found.seen.image[rows], :3, 3]
+        ray /= np.linalg.norm(ray, axis=1, keepdims=True)
+        widest = np.degrees(np.arccos((ray @ ray.T).min()))
+        assert kept[t] == (widest >= settings.min_angle_deg)
+        costs.append((cost(position), cost(placed[t]), cost(best)))
+        outcomes.append('moved' if kept[t] else 'too small an angle')
+    assert min(outcomes.count(o) for o in set(outcomes)) > 3 and len(set(outcomes)) == 4
+    before, after, least = np.sum(costs, axis=0)
+    assert after - least < 0.01 * (before - least)

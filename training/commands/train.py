@@ -123,7 +123,7 @@ def settings_from(args) -> TrainSettings:
 def run(args) -> int:
     """Trains and writes the scene file."""
     from training.build import build_scene, with_landmarks
-    from training.mapping import build_landmarks
+    from training.mapping import build_map
     from training.processes import leads
     from training.seen_points import lacks_depth, with_seen_points
 
@@ -140,12 +140,12 @@ def run(args) -> int:
             f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
             f'{settings.loss.name} loss, {_budget(settings)}'
         )
-    landmarks = None
+    mapped = None
     if mapping and lacks_depth(dataset.train, settings.loss):
         if leads():
             print('no depth: landmarks come first, to know how far away things are')
-        landmarks = build_landmarks(dataset.train, mapping)
-        dataset = replace(dataset, train=with_seen_points(dataset.train, landmarks))
+        mapped = build_map(dataset.train, mapping)
+        dataset = replace(dataset, train=with_seen_points(dataset.train, mapped.landmarks))
     folder = Path(args.run).expanduser() if args.run else out.with_suffix(f'{out.suffix}.run')
     name, command = args.name or out.stem, ' '.join(sys.argv[1:])
     try:
@@ -159,7 +159,7 @@ def run(args) -> int:
     scene.save(out)  # before mapping, which may be interrupted
     if mapping:
         try:
-            scene = with_landmarks(scene, dataset.train, mapping, landmarks)
+            scene = with_landmarks(scene, dataset.train, mapping, mapped)
             scene.save(out)
             print(landmark_summary(scene))
         except DatasetError as error:
