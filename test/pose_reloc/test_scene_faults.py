@@ -69,6 +69,7 @@ def test_cut_at_every_border_and_beside_it(path):
 def test_a_flipped_bit_in_any_byte_is_refused(path):
     whole = path.read_bytes()
     for i in range(len(whole)):
+        path.unlink()  # writing over a file waits for the disk
         path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
         with pytest.raises(SceneError):
             SceneModel.load(path)

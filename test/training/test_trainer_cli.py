@@ -69,12 +69,12 @@ def train(preset, tmp_path):
     'backbone',
     [
         'mobilenet_v2',
-        'googlenet',
+        pytest.param('googlenet', marks=pytest.mark.slow),
         'resnet18',
-        'resnet50',
-        'efficientnet_b0',
+        pytest.param('resnet50', marks=pytest.mark.slow),
+        pytest.param('efficientnet_b0', marks=pytest.mark.slow),
         'mobilenet_v3_large',
-        'convnext_tiny',
+        pytest.param('convnext_tiny', marks=pytest.mark.slow),
     ],
 )
 def test_every_backbone_trains_to_a_scene(backbone, link, train):

@@ -132,7 +132,7 @@ def test_train_on_a_bag_with_nothing_else_said(builder, preset, tmp_path, capsys
 
 def test_resume_with_other_settings_names_the_difference(room, preset, tmp_path, capsys):
     where = ['--dataset', '7scenes', '--path', str(room), '--preset', preset, '--no-report']
-    out = ['--out', str(tmp_path / 'a.scene')]
+    out = ['--out', str(tmp_path / 'a.scene'), '--no-map']
     assert main(['train', *where, *out]) == 0
     assert main(['train', *where, *out, '--resume', '--batch', '4']) == 2
     assert 'began with batch=8, now it is 4' in capsys.readouterr().err
