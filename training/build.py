@@ -139,9 +139,7 @@ def with_landmarks(
     scene = replace(scene, landmarks=built.landmarks)
     rehearsal = rehearse(built.landmarks, samples, built.tracks)
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
-    header = replace(
-        scene.header, recipe=recipe, calibration=rehearsal.calibration(scene.header.calibration)
-    )
+    header = replace(scene.header, recipe=recipe, calibration=rehearsal.calibration())
     return replace(scene, header=header)
 
 

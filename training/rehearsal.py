@@ -15,7 +15,7 @@ would be another, worse map (docs/benchmarks.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from pose_reloc.geometry import pose_residual
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import Calibration
-from training.calibration import conformal_quantile
+from training.calibration import bounded_mean
 from training.datasets import Sample
 from training.held_out import evenly_spaced, travel_blocks
 from training.mapping import Tracks
@@ -35,7 +35,6 @@ _MAX_FRAMES = 60
 _FEWEST = 8  # answers from which a scale can be told
 _CAUTIOUS_SCALE = 4.0  # where it cannot: twice the computed standard deviation
 _LEAST_SCALE = 0.05
-_MOST = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,18 @@ class Rehearsal:
     likeness: np.ndarray
     visit_nees: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def calibration(self, before: Calibration) -> Calibration:
-        """`before` with what was measured here.
+    def calibration(self) -> Calibration:
+        """What was measured here: with the scale the mean NEES of these errors is 6.
 
-        With the scale the mean NEES of these errors is 6. One image that went wrong does not
-        decide: none counts more than `_MOST` times the 90 % quantile.
+        One image that went wrong does not decide, see `calibration.bounded_mean`.
         """
         scale, squared = _CAUTIOUS_SCALE, np.concatenate([self.nees, self.visit_nees])
         if len(squared) >= _FEWEST:
-            most = _MOST * conformal_quantile(squared, 0.9)
-            scale = np.minimum(squared, most).mean() / 6
+            scale = bounded_mean(squared) / 6
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
-        return replace(before, refined_scale=max(float(scale), _LEAST_SCALE), least_likeness=least)
+        return Calibration(max(scale, _LEAST_SCALE), least)
 
     def summary(self) -> dict:
         """For the recipe of a scene, plain JSON types."""

@@ -113,7 +113,7 @@ def landmarks(room):
 @pytest.fixture(scope='module')
 def calibration(room, landmarks):
     samples = open_dataset('7scenes', room).train
-    return rehearse(landmarks, samples).calibration(Calibration())
+    return rehearse(landmarks, samples).calibration()
 
 
 @pytest.fixture

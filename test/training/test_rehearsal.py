@@ -10,7 +10,6 @@ from pose_reloc.camera import Camera
 from pose_reloc.features import Features, RootSift, root_sift
 from pose_reloc.geometry import perturb_pose, pose_residual
 from pose_reloc.refine import Evidence, Refiner
-from pose_reloc.scene import Calibration
 from training.datasets import Sample, open_dataset
 from training.held_out import travel_blocks
 from training.mapping import MappingSettings, build_landmarks, build_map
@@ -27,7 +26,7 @@ def _rehearsed(errors, covariance=np.eye(6)):
 def test_the_scale_makes_errors_of_known_size_honest():
     rng = np.random.default_rng(0)
     errors = rng.normal(size=(4000, 6)) * 3.0  # three times what the covariance says
-    scale = _rehearsed(errors).calibration(Calibration()).refined_scale
+    scale = _rehearsed(errors).calibration().refined_scale
     assert scale == pytest.approx(9.0, rel=0.05)
     scaled = np.tile(scale * np.eye(6), (4000, 1, 1))
     assert nees(errors, scaled).mean() == pytest.approx(6, abs=0.4)
@@ -38,21 +37,21 @@ def test_a_heavy_tail_is_counted():
     rng = np.random.default_rng(1)
     errors = rng.normal(size=(1000, 6)) * np.where(rng.random(1000) < 0.2, 5.0, 0.2)[:, None]
     rehearsal = _rehearsed(errors)
-    scale = rehearsal.calibration(Calibration()).refined_scale
+    scale = rehearsal.calibration().refined_scale
     assert rehearsal.nees.mean() / scale == pytest.approx(6, rel=0.05)
 
 
 def test_one_answer_that_went_wrong_does_not_decide():
     rng = np.random.default_rng(2)
     errors = rng.normal(size=(40, 6))
-    honest = _rehearsed(errors).calibration(Calibration()).refined_scale
+    honest = _rehearsed(errors).calibration().refined_scale
     errors[7] *= 1000
-    with_one = _rehearsed(errors).calibration(Calibration()).refined_scale
+    with_one = _rehearsed(errors).calibration().refined_scale
     assert with_one == pytest.approx(honest, rel=0.5)
 
 
 def test_few_answers_are_no_measure():
-    calibration = _rehearsed(np.full((5, 6), 1e-3)).calibration(Calibration())
+    calibration = _rehearsed(np.full((5, 6), 1e-3)).calibration()
     assert calibration.refined_scale == 4
     assert calibration.least_likeness == pytest.approx(0.32)
 
@@ -79,7 +78,7 @@ def test_a_map_is_asked_without_the_block_around_an_image(room, monkeypatch):
     for block, (guesses, usable) in zip(blocks, asked, strict=True):
         assert guesses == []
         assert np.array_equal(usable, blocks[landmarks.frames] != block)
-    assert 0 < rehearsal.calibration(Calibration()).least_likeness < 1
+    assert 0 < rehearsal.calibration().least_likeness < 1
     assert np.isfinite(rehearsal.nees).all()
 
 
@@ -89,7 +88,7 @@ def test_other_recordings_count_as_much():
     near = rng.normal(size=(500, 6))
     far = nees(near + (20, 0, 0, 0, 0, 0), np.eye(6))
     rehearsal = replace(_rehearsed(near), visit_nees=far)
-    scale = rehearsal.calibration(Calibration()).refined_scale
+    scale = rehearsal.calibration().refined_scale
     assert np.r_[rehearsal.nees, far].mean() / scale == pytest.approx(6, rel=0.05)
     assert rehearsal.summary()['refined_from_other_visits'] == 500
 
