@@ -34,12 +34,12 @@ class Regression(NamedTuple):
     Attributes:
         w_t_c: camera centres in the world (B, 3), metres.
         c_q_w: world-to-camera quaternions (B, 4), wxyz, not normalised.
-        features: pooled features of the backbone (B, F).
+        distance: `network.feature_distance` (B, 1).
     """
 
     w_t_c: np.ndarray
     c_q_w: np.ndarray
-    features: np.ndarray
+    distance: np.ndarray
 
 
 class Backend:

@@ -23,9 +23,9 @@ from pose_reloc.files import write_atomically
 from pose_reloc.scene import SceneModel
 
 # Of the graph and of how it is written; a new number forgets every file kept so far.
-_VERSION = 1
+_VERSION = 2
 _OPSET = 17
-INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'features')
+INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'distance')
 
 
 def cache_folder() -> Path:
@@ -63,16 +63,28 @@ class NetworkSource:
         """Hash of everything that the converted network depends on."""
         text = json.dumps([_VERSION, _OPSET, self.shape, self._scene.header.network])
         digest = hashlib.sha256(text.encode())
-        for name, weight in sorted(self._scene.weights.items()):
+        arrays = self._scene.weights | {'train_features': self._scene.train_features}
+        for name, weight in sorted(arrays.items()):
             digest.update(f'{name} {weight.dtype} {weight.shape}'.encode())
             digest.update(weight.tobytes())
         return digest.hexdigest()[:32]
 
     def module(self):
-        """A new `network.ImageRegressor` in evaluation mode, on the CPU."""
+        """A new `network.ImageRegressor` in evaluation mode, on the CPU.
+
+        Raises:
+            SceneError: what the scene holds does not fit together.
+        """
+        import torch
+
         from pose_reloc.network import ImageRegressor
 
-        return ImageRegressor(self._scene.build_network()).eval().requires_grad_(False)
+        features = torch.from_numpy(self._scene.train_features)
+        try:
+            module = ImageRegressor(self._scene.build_network(), features)
+        except SettingsError as error:
+            raise SceneError(f'scene {self._scene.header.name}: {error}') from error
+        return module.eval().requires_grad_(False)
 
     def onnx(self) -> bytes:
         """The graph as a float32 ONNX model with the names `INPUT` and `OUTPUTS`.
@@ -124,7 +136,7 @@ def _named(folder: Path, key: str, data: bytes) -> Path:
 
 def describe(scene: SceneModel, batch: int = 1) -> dict[str, str]:
     """What goes into the graph and what comes out, for people and for the files written."""
-    camera = scene.header.network_camera
+    camera, coarse = scene.header.network_camera, scene.header.coarse
     B, H, W, _ = NetworkSource(scene, batch).shape
     return {
         'scene': scene.header.name,
@@ -134,7 +146,9 @@ def describe(scene: SceneModel, batch: int = 1) -> dict[str, str]:
         'w_t_c': f"camera centre in the scene's world ({B}, 3), metres",
         'c_q_w': f'quaternion (w, x, y, z) of the rotation from the world to the camera ({B}, 4), '
         'of any length; camera axes: x right, y down, z forward',
-        'features': f'pooled features of the backbone ({B}, F)',
+        'distance': f'how little the image is like those of the training ({B}, 1), in [0, 2]; '
+        f'standard deviations along each axis: sqrt({coarse.growth_formula("distance")}) times '
+        f'{coarse.position_m:.4g} m and {coarse.rotation_rad:.4g} rad',
     }
 
 

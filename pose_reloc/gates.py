@@ -93,7 +93,7 @@ def estimate_reasons(
     """Why an estimate is too vague, or contradicts a prior (None: there is none); empty if not."""
     position_33, most = covariance_66[:3, :3], settings.max_sigma_m**2
     # The trace is never less than the largest eigenvalue, and quicker.
-    if np.trace(position_33) > most and np.linalg.eigvalsh(position_33)[-1] > most:
+    if position_33.trace() > most and np.linalg.eigvalsh(position_33)[-1] > most:
         return ['too_vague']
     if prior_world_T_camera is not None:
         distance = mahalanobis(
@@ -110,11 +110,17 @@ def mahalanobis(a_world_T_camera, a_covariance_66, b_world_T_camera, b_covarianc
     return float(np.sqrt(residual @ np.linalg.solve(a_covariance_66 + b_covariance_66, residual)))
 
 
-def pose_reasons(world_T_camera, train_world_T_camera_N44, settings: GateSettings) -> list[str]:
-    """Why this camera pose (4, 4) cannot be believed; empty if it can."""
-    if not np.all(np.isfinite(world_T_camera)):
+def pose_reasons(world_T_camera, train_centres_N3, settings: GateSettings) -> list[str]:
+    """Why this camera pose (4, 4) cannot be believed; empty if it can.
+
+    Args:
+        world_T_camera: (4, 4), may hold NaN.
+        train_centres_N3: where the training images were taken.
+        settings: see GateSettings.
+    """
+    if not np.isfinite(world_T_camera).all():
         return ['not_finite']
-    offsets = train_world_T_camera_N44[:, :3, 3] - world_T_camera[:3, 3]
-    if np.sqrt((offsets**2).sum(axis=1).min()) > settings.max_distance_m:
+    offsets_N3 = train_centres_N3 - world_T_camera[:3, 3]
+    if (offsets_N3 * offsets_N3).sum(axis=1).min() > settings.max_distance_m**2:
         return ['outside_map']
     return []

@@ -17,6 +17,7 @@ from torch import nn
 from pose_reloc.errors import SettingsError, WeightsError
 from pose_reloc.geometry import quaternion_from_rotation_torch, rotation_from_6d_torch
 from pose_reloc.preprocess import normalize
+from pose_reloc.uncertainty import GREATEST_DISTANCE
 
 ROTATIONS = {'quaternion': 4, '6d': 6}
 
@@ -103,21 +104,47 @@ class PoseRegressor(nn.Module):
 
 
 class ImageRegressor(nn.Module):
-    """A PoseRegressor with the normalisation in front: bytes of an image in, pose out.
+    """All that is learned of a scene: bytes of an image in, pose and what it is worth out.
 
     Every backend runs this graph, so that none can prepare images in its own way.
+
+    Args:
+        network: in evaluation mode.
+        train_features_NF: `scene.SceneModel.train_features`.
+
+    Raises:
+        SettingsError: the features are not of this network.
     """
 
-    def __init__(self, network: PoseRegressor):
+    def __init__(self, network: PoseRegressor, train_features_NF: torch.Tensor):
         super().__init__()
         self.network = network
+        expected, found = network.head[2].in_features, train_features_NF.shape[1]
+        if found != expected:
+            raise SettingsError(f'the network has {expected} features, the training images {found}')
+        self.register_buffer('train_features', train_features_NF.float())
 
     def forward(self, image_BHW3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """uint8 RGB images (B, H, W, 3) to `PosePrediction` and pooled features (B, F), float32."""
+        """uint8 RGB images (B, H, W, 3) to `PosePrediction` and `feature_distance` (B, 1)."""
         image_B3HW = normalize(image_BHW3).to(self.network.head[2].weight.dtype)
         features_BF = self.network.features(image_B3HW)
         w_t_c, c_q_w = self.network.pose(features_BF)
-        return w_t_c, c_q_w, features_BF.float()
+        return w_t_c, c_q_w, feature_distance(features_BF.float(), self.train_features)[:, None]
+
+
+def feature_distance(features_BF: torch.Tensor, train_features_NF: torch.Tensor) -> torch.Tensor:
+    """1 - cosine to the most similar training image (B,), in [0, 2].
+
+    Args:
+        features_BF: what the trained backbone says of the images, of any length.
+        train_features_NF: the same of the images it was trained on, rows of unit length.
+
+    Returns:
+        1 where the features are all zero; where they are not finite, NaN or any other value, by
+        engine: the pose is NaN then.
+    """
+    unit_BF = nn.functional.normalize(features_BF, dim=1)
+    return (1 - (unit_BF @ train_features_NF.T).amax(dim=1)).clamp(0, GREATEST_DISTANCE)
 
 
 def _backbone(name: str) -> tuple[nn.Module, int]:

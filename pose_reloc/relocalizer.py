@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,7 +20,6 @@ from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import SceneModel
-from pose_reloc.uncertainty import feature_distance
 
 # Of a REFINED pose: 0.1 mm and 0.003 deg. A zero variance would mean infinite trust downstream.
 _LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 1e-8), np.full(3, 2.5e-9)])
@@ -126,8 +126,7 @@ class Relocalizer:
         if refine and scene.landmarks:
             self._refiner = Refiner(scene.landmarks, device=self.backend.device)
             self._drift = scene.landmarks.drift(scene.train_world_T_camera)
-        # Converted once: a scene stores them in half precision.
-        self._train_features = scene.train_features.astype(np.float32)
+        self._train_centres = np.ascontiguousarray(scene.train_world_T_camera[:, :3, 3])
 
     @classmethod
     def load(
@@ -203,8 +202,7 @@ class Relocalizer:
             return PoseEstimate(
                 Status.LOST, _NOWHERE.copy(), unknown, reasons=tuple(reasons), timings=timings
             )
-        regressed, feature = self._regress(small)
-        distance = float(feature_distance(feature[None], self._train_features)[0])
+        regressed, distance = self._regress(small)
         covariance = regressed_covariance = header.coarse.covariance(distance)
         timings['infer'] = time.perf_counter() - start - timings['preprocess']
         status, pose, inliers, matches, likeness = Status.COARSE, regressed, 0, None, None
@@ -229,7 +227,7 @@ class Relocalizer:
                     small, likeness, header.calibration.least_likeness, self.gate_settings
                 ) or gates.unconfirmed_reasons(evidence.vote, regressed, self.gate_settings)
         timings['refine'] = time.perf_counter() - start - timings['preprocess'] - timings['infer']
-        reasons += gates.pose_reasons(pose, self.scene.train_world_T_camera, self.gate_settings)
+        reasons += gates.pose_reasons(pose, self._train_centres, self.gate_settings)
         if not reasons:
             believed = (prior.world_T_camera, prior.covariance_66) if prior else (None, None)
             reasons += gates.estimate_reasons(pose, covariance, *believed, self.gate_settings)
@@ -253,15 +251,16 @@ class Relocalizer:
             camera_fit,
         )
 
-    def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A network image (H, W, 3) uint8 to a pose (4, 4), NaN where there is none.
+    def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
+        """A network image (H, W, 3) uint8 to a pose (4, 4) and its `network.feature_distance`.
 
-        Also the features (F,) of the backbone.
+        Both NaN where there is no pose.
         """
-        w_t_c, c_q_w, feature = (x[0] for x in self.backend(image_HW3[None]))
-        if not np.isfinite(w_t_c).all() or not 1e-6 < np.linalg.norm(c_q_w) < np.inf:
-            return _NOWHERE.copy(), feature
-        return pose_from_network(w_t_c, c_q_w), feature
+        w_t_c, c_q_w, distance = (x[0] for x in self.backend(image_HW3[None]))
+        lengths = math.hypot(*w_t_c.tolist()), math.hypot(*c_q_w.tolist())
+        if not all(map(math.isfinite, lengths)) or lengths[1] < 1e-6:
+            return _NOWHERE.copy(), np.nan
+        return pose_from_network(w_t_c, c_q_w), float(distance[0])
 
 
 def _guesses(prior: PosePrior | None, regressed: np.ndarray) -> list[np.ndarray]:

@@ -93,7 +93,7 @@ class SceneModel:
         start_backbone: state dict, float16, of the backbone before training: with the next field,
             the retrieval baseline of every evaluation. The robot does not use it.
         start_features: its features (N, F), float16, of the training images; rows of unit length.
-        train_features: of the trained backbone (M, F), float16, rows of unit length, of the images
+        train_features: of the trained backbone (M, F), float16, rows of unit length, of images
             it was trained on: what `SceneHeader.coarse` compares images with.
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
         landmarks: for refinement; None answers with regressed poses only.

@@ -7,6 +7,7 @@ is `geometry.pose_residual`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,9 @@ _POWER = 1.25
 class CoarseCalibration:
     """How far off a regressed pose is, by how little its image resembles the training images.
 
-    The variance grows as 1 + (d / usual_distance)^1.25 with the `feature_distance` d of the image:
-    a network errs most where it has seen nothing alike. The power was found by trying; see
-    docs/benchmarks.md for what else was tried. Axes are alike and independent: the few held-out
+    The variance grows as 1 + (d / usual_distance)^1.25 with the `network.feature_distance` d of
+    the image: a network errs most where it has seen nothing alike. The power was found by trying;
+    see docs/benchmarks.md for what else was tried. Axes are alike and independent: the few held-out
     frames do not tell directions apart.
 
     Attributes:
@@ -40,38 +41,21 @@ class CoarseCalibration:
             raise ValueError(f'a calibration must be positive and finite, got {values}')
 
     def growth(self, distance):
-        """Factor on the variances by `feature_distance`, of any shape."""
-        return 1 + (np.asarray(distance) / self.usual_distance) ** _POWER
+        """Factor on the variances by `network.feature_distance`, of any shape."""
+        return 1 + (distance / self.usual_distance) ** _POWER
+
+    def growth_formula(self, distance: str) -> str:
+        """`growth`, to be read by people."""
+        return f'1 + ({distance} / {self.usual_distance:.4g})^{_POWER}'
 
     def covariance(self, distance: float) -> np.ndarray:
         """Covariance (6, 6) of a regressed pose, positive definite and finite.
 
         Args:
-            distance: `feature_distance` of its image; NaN counts as the greatest possible.
+            distance: `network.feature_distance` of its image; NaN counts as the greatest possible.
         """
-        if not np.isfinite(distance):
-            distance = GREATEST_DISTANCE
-        variances = self.growth(distance) * np.square([self.position_m, self.rotation_rad])
-        return np.diag(np.repeat(variances, 3))
-
-
-def feature_distance(features_BF, train_features_NF) -> np.ndarray:
-    """1 - cosine to the most similar training image (B,), in [0, 2].
-
-    Args:
-        features_BF: what the trained backbone says of the images, of any length.
-        train_features_NF: the same of the images it was trained on, rows of unit length.
-
-    Returns:
-        NaN where the features are not finite; 1 where they are all zero.
-    """
-    features_BF = np.asarray(features_BF, dtype=np.float32)
-    train_NF = np.asarray(train_features_NF, dtype=np.float32)
-    # Not `@`: the threads of numpy's BLAS keep spinning where the next network wants to run.
-    greatest_B = np.einsum('bf,nf->bn', features_BF, train_NF).max(axis=1)
-    length_B = np.sqrt(np.einsum('bf,bf->b', features_BF, features_BF))
-    cosine_B = greatest_B / np.maximum(length_B, np.finfo(np.float32).tiny)
-    return np.clip(1 - cosine_B, 0.0, GREATEST_DISTANCE)
+        growth = self.growth(distance if math.isfinite(distance) else GREATEST_DISTANCE)
+        return np.diag([growth * self.position_m**2] * 3 + [growth * self.rotation_rad**2] * 3)
 
 
 def propagate_lever_arm(covariance_66, a_T_b, b_T_c) -> np.ndarray:

@@ -13,14 +13,17 @@ import numpy as np
 import torch
 
 from pose_reloc.geometry import pose_from_network, pose_residual
-from pose_reloc.network import PoseRegressor
+from pose_reloc.network import PoseRegressor, feature_distance
 from pose_reloc.preprocess import normalize
-from pose_reloc.uncertainty import GREATEST_DISTANCE, CoarseCalibration, feature_distance
+from pose_reloc.uncertainty import GREATEST_DISTANCE, CoarseCalibration
 from training.held_out import evenly_spaced
 from training.metrics import mean_pose
 
 _BATCH = 32
 _MOST_BLOCKS = 200  # of the recording that are compared with all others
+# Training images that an image is compared with: those beside them tell nothing new, and a robot
+# must not answer the slower the longer it was trained.
+_MOST_FEATURES = 600
 # No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this.
 _LEAST_SIGMA, _LEAST_DISTANCE = 1e-3, 1e-3
 # How far another visit's images are from those of training, m and rad, where nothing is known.
@@ -33,8 +36,9 @@ class CoarseMeasurement:
 
     Attributes:
         calibration: see `CoarseCalibration`.
-        train_features: of the trained backbone (M, F), float16, rows of unit length, of the images
-            it was trained on: without the held-out ones, as when the calibration was measured.
+        train_features: of the trained backbone (M, F), float16, rows of unit length, of images it
+            was trained on: without the held-out ones, as when the calibration was measured, and
+            not more than 600, evenly spaced along the way.
     """
 
     calibration: CoarseCalibration
@@ -65,19 +69,23 @@ def calibrate_coarse(
     if held_out.all():
         raise ValueError('a calibration needs training frames')
     features, estimate = _infer(network, image_NHW3)
-    length = np.linalg.norm(features[~held_out], axis=1, keepdims=True)
+    kept = evenly_spaced(np.flatnonzero(~held_out), _MOST_FEATURES)
+    length = np.linalg.norm(features[kept], axis=1, keepdims=True)
     # Rounded before they are compared, because the robot compares with the rounded ones.
-    train_features = (features[~held_out] / np.maximum(length, 1e-12)).astype(np.float16)
+    train_features = (features[kept] / np.maximum(length, 1e-12)).astype(np.float16)
     if not held_out.any():
         return CoarseMeasurement(know_nothing(world_T_camera_N44), train_features)
     distance, asked_N = np.zeros(len(blocks)), np.zeros(len(blocks), dtype=bool)
     asked = [evenly_spaced(np.unique(blocks[x]), _MOST_BLOCKS) for x in (held_out, ~held_out)]
     for block in np.unique(np.concatenate(asked)):
         own = np.flatnonzero(blocks == block)
-        others = train_features[blocks[~held_out] != block]
+        others = train_features[blocks[kept] != block]
         if len(others) == 0:  # all in one block: only what is held out is new
             own, others = own[held_out[own]], train_features
-        distance[own], asked_N[own] = feature_distance(features[own], others), True
+        asked_N[own] = True
+        distance[own] = feature_distance(
+            torch.from_numpy(features[own]), torch.from_numpy(others).float()
+        ).numpy()
     new = held_out[asked_N]
     fitted = fit_coarse(
         pose_residual(world_T_camera_N44[asked_N], estimate[asked_N]),
@@ -100,7 +108,8 @@ def fit_coarse(
 
     Args:
         residual_N6: `geometry.pose_residual` on images of the training recording.
-        distance_N: their `feature_distance` to images that were trained on, from other blocks.
+        distance_N: their `network.feature_distance` to images that were trained on, of other
+            blocks.
         held_out_N: mask of the images that were not.
         blocks: number of blocks of those.
 

@@ -45,7 +45,9 @@ def test_another_network_or_size_is_another_file(tiny_scene, cache, conversions)
     NetworkSource(tiny_scene, batch=2).onnx()
     tiny_scene.weights['head.5.bias'][0] += 1e-6
     NetworkSource(tiny_scene).onnx()
-    assert len(set(conversions)) == 3 and len(list(cache.iterdir())) == 3
+    tiny_scene.train_features[0, 0] += 0.1
+    NetworkSource(tiny_scene).onnx()
+    assert len(set(conversions)) == 4 and len(list(cache.iterdir())) == 4
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty', 'foreign'])

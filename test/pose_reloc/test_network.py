@@ -11,7 +11,13 @@ from safetensors.torch import save_file
 
 from pose_reloc.errors import SettingsError, WeightsError
 from pose_reloc.geometry import rotation_from_quaternion
-from pose_reloc.network import NetworkSettings, PoseRegressor, load_backbone_weights
+from pose_reloc.network import (
+    ImageRegressor,
+    NetworkSettings,
+    PoseRegressor,
+    feature_distance,
+    load_backbone_weights,
+)
 
 # Width of the pooled features: the input of each network's own ImageNet classifier.
 FEATURES = {
@@ -227,6 +233,19 @@ def test_a_failed_download_names_the_choices(network, monkeypatch):
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', fail)
     with pytest.raises(WeightsError, match='no route to host.*FILE.*none'):
         load_backbone_weights(network, 'imagenet')
+
+
+def test_feature_distance_by_hand():
+    train = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
+    images = torch.tensor([[5.0, 0, 0], [1, 1, 0], [0, 0, 2], [-1, -1, 0], [-1, -1, -9], [0, 0, 0]])
+    side = np.sqrt(0.5)
+    expected = [0, 1 - side, 1, 1 + side, 1 + 1 / np.sqrt(83), 1]
+    np.testing.assert_allclose(feature_distance(images, train), expected, atol=1e-6)
+
+
+def test_features_of_another_network_are_refused(network):
+    with pytest.raises(SettingsError, match='512 features, the training images 6'):
+        ImageRegressor(network, torch.zeros(2, 6))
 
 
 def test_real_imagenet_weights_tell_images_apart():

@@ -7,7 +7,6 @@ from scipy.spatial.transform import Rotation
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_matrix, pose_residual
 from pose_reloc.uncertainty import (
     CoarseCalibration,
-    feature_distance,
     propagate_lever_arm,
     rotate_covariance,
 )
@@ -98,11 +97,3 @@ def test_coarse_covariance_grows_with_the_distance():
 def test_a_calibration_of_nothing_or_everything_is_refused(values):
     with pytest.raises(ValueError, match='positive and finite'):
         CoarseCalibration(*values)
-
-
-def test_feature_distance_by_hand():
-    train = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float16)
-    images = [[5, 0, 0], [1, 1, 0], [0, 0, 2], [-1, -1, 0], [0, 0, 0], [np.nan, 0, 0]]
-    side = 1 - np.sqrt(0.5)
-    expected = [0, side, 1, 2 - side, 1, np.nan]
-    np.testing.assert_allclose(feature_distance(images, train), expected, atol=1e-6)

@@ -246,3 +246,13 @@ def test_a_conformal_quantile_holds_for_the_next_value(count):
     kept = [row[-1] <= conformal_quantile(row[:-1], 0.9) for row in values]
     expected = np.ceil(0.9 * (count + 1)) / (count + 1)
     assert np.mean(kept) == pytest.approx(expected, abs=0.02) and expected >= 0.9
+
+
+def test_a_long_recording_is_thinned_evenly(monkeypatch):
+    """What is stored, and what the robot compares with, does not grow with the recording."""
+    monkeypatch.setattr('training.calibration._MOST_FEATURES', 10)
+    image, truth = frames()
+    turns = np.linspace(0, np.pi / 2, N)
+    found = calibrate_coarse(KnownNetwork(truth, turns), image, truth, HELD_OUT, BLOCKS)
+    kept = np.arctan2(*found.train_features[:, ::-1].astype(float).T)
+    np.testing.assert_allclose(kept, np.linspace(0, np.pi / 2, 10), atol=0.06)
