@@ -17,7 +17,7 @@ import numpy as np
 
 from pose_reloc.camera import Camera
 
-_CELLS = 8  # across the image: in each, errors are one draw
+_CELLS = 16  # across the image: in each, errors are one draw
 _FEWEST_CELLS = 12  # with fewer, every pixel counts as one
 _FAR = 8.0  # times the scale of the loss: beyond, a match is wrong and says nothing
 _LEAST_PX = 0.1  # no feature is found more exactly

@@ -20,6 +20,7 @@ from training.held_out import evenly_spaced
 from training.metrics import mean_pose
 
 _BATCH = 32
+_CAUTION = 0.5  # standard errors, see `cautious_mean`
 _MOST_BLOCKS = 200  # of the recording that are compared with all others
 # Training images that an image is compared with: those beside them tell nothing new, and a robot
 # must not answer the slower the longer it was trained.
@@ -147,11 +148,27 @@ def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
 
 
 def bounded_mean(values_N: np.ndarray) -> float:
-    """Mean of squared errors in which one that went wrong does not decide.
+    """Mean of squared errors in which one that went wrong does not decide: see `bounded`."""
+    return float(bounded(values_N).mean())
 
-    None counts more than three times the 90 % quantile.
+
+def cautious_mean(values_N: np.ndarray, blocks_N: np.ndarray) -> float:
+    """`bounded_mean` and half of its standard error, of values that are alike within a block.
+
+    The standard error is that of a mean over clusters (Liang & Zeger 1986). Half of it, because
+    it costs a robot more to be told too small an error than too large a one; how much was chosen
+    by the coverage of test answers (docs/benchmarks.md).
     """
-    return float(np.minimum(values_N, 3 * conformal_quantile(values_N, 0.9)).mean())
+    values_N = bounded(values_N)
+    mean = values_N.mean()
+    _, index_N = np.unique(blocks_N, return_inverse=True)
+    sums = np.bincount(index_N, values_N - mean)
+    return float(mean + _CAUTION * np.sqrt((sums**2).sum()) / len(values_N))
+
+
+def bounded(values_N: np.ndarray) -> np.ndarray:
+    """The values, none greater than three times their 90 % quantile."""
+    return np.minimum(values_N, 3 * conformal_quantile(values_N, 0.9))
 
 
 def conformal_quantile(values_N: np.ndarray, level: float) -> float:

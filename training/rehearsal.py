@@ -15,7 +15,7 @@ would be another, worse map (docs/benchmarks.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from pose_reloc.geometry import pose_residual
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import Calibration
-from training.calibration import bounded_mean
+from training.calibration import cautious_mean
 from training.datasets import Sample
 from training.held_out import evenly_spaced, travel_blocks
 from training.mapping import Tracks
@@ -47,22 +47,25 @@ class Rehearsal:
         errors: their errors (R, 6), `geometry.pose_residual`.
         likeness: of every image that has features to the most similar keyframe it may use.
         visit_nees: of answers to the same images from other recordings alone (V,).
+        blocks: the block of the image of each of those answers (R + V,), visits last.
     """
 
     frames: int
     nees: np.ndarray
     errors: np.ndarray
     likeness: np.ndarray
-    visit_nees: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    visit_nees: np.ndarray
+    blocks: np.ndarray
 
     def calibration(self) -> Calibration:
-        """What was measured here: with the scale the mean NEES of these errors is 6.
+        """What was measured here.
 
-        One image that went wrong does not decide, see `calibration.bounded_mean`.
+        With the scale the mean NEES of these errors is 6, or somewhat less where few blocks tell
+        it: see `calibration.cautious_mean`.
         """
         scale, squared = _CAUTIOUS_SCALE, np.concatenate([self.nees, self.visit_nees])
         if len(squared) >= _FEWEST:
-            scale = bounded_mean(squared) / 6
+            scale = cautious_mean(squared, self.blocks) / 6
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0
@@ -112,11 +115,12 @@ def rehearse(
         answer, evidence = same_place.answer(refiner, i, placed_K)
         if evidence.likeness > 0:
             likeness.append(evidence.likeness)
-        answers += answer
+        answers += [(*one, blocks[i]) for one in answer]
         if several:
-            visits += same_visit.answer(refiner, i, placed_K)[0]
+            visits += [(*one, blocks[i]) for one in same_visit.answer(refiner, i, placed_K)[0]]
     errors, squared = _split(answers)
-    return Rehearsal(len(chosen), squared, errors, np.array(likeness), _split(visits)[1])
+    asked = np.array([block for *_, block in answers + visits], dtype=int)
+    return Rehearsal(len(chosen), squared, errors, np.array(likeness), _split(visits)[1], asked)
 
 
 class _Hidden:
@@ -148,8 +152,8 @@ class _Hidden:
         return [(error, found.covariance_66 + spread)], evidence
 
 
-def _split(answers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _split(answers: list[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Errors (R, 6) and their NEES (R,)."""
-    errors = np.array([error for error, _ in answers]).reshape(-1, 6)
-    covariances = np.array([covariance for _, covariance in answers]).reshape(-1, 6, 6)
+    errors = np.array([error for error, *_ in answers]).reshape(-1, 6)
+    covariances = np.array([covariance for _, covariance, _ in answers]).reshape(-1, 6, 6)
     return errors, nees(errors, covariances)

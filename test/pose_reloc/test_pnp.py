@@ -78,17 +78,17 @@ def test_errors_shared_by_neighbours_are_counted_once():
     rng = np.random.default_rng(8)
 
     def errors(uv):
-        shared = rng.normal(size=(8, 6, 2))
-        column, row = (uv // 80).astype(int).T
+        shared = rng.normal(size=(16, 12, 2))
+        column, row = (uv // 40).astype(int).T
         return shared[column, row] + 0.1 * rng.normal(size=uv.shape)
 
     stated, alone = [], []
-    for residual, problem in _answers(rng, errors, 50.0, 40, count=600):
+    for residual, problem in _answers(rng, errors, 50.0, 40, count=1500):
         stated.append(_nees(residual, problem.covariance()))
-        problem._cell_N = np.arange(600)
+        problem._cell_N = np.arange(1500)
         alone.append(_nees(residual, problem.covariance()))
     assert np.mean(alone) > 30
-    # Of 48 cells the scatter is known roughly, which alone makes 8 of 6.
+    # Of 192 cells the scatter is known roughly, which alone makes more than 6.
     assert 4 < np.mean(stated) < 12
 
 

@@ -231,7 +231,7 @@ def test_landmarks_are_placed_without_the_rays_of_some_images(dataset, triangula
 
 def test_a_triangulated_map_is_rehearsed_with_its_tracks(scene, dataset, triangulated, monkeypatch):
     asked = []
-    rehearsed = Rehearsal(0, np.zeros(0), np.zeros((0, 6)), np.zeros(0))
+    rehearsed = Rehearsal(0, *(np.zeros(x) for x in (0, (0, 6), 0, 0, 0)))
     monkeypatch.setattr('training.build.rehearse', lambda *args: asked.append(args) or rehearsed)
     mapped = with_landmarks(scene, dataset.train, MappingSettings(), triangulated)
     assert mapped.landmarks is triangulated.landmarks
