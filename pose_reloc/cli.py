@@ -17,7 +17,7 @@ COMMANDS = {
     'inspect': ('training.commands.inspect', 'what a dataset or bag holds and what it lacks'),
     'convert': ('training.commands.convert', 'a dataset in the layout of 7-Scenes or COLMAP'),
     'train': ('training.commands.train', 'posed images to a scene file'),
-    'map': ('training.commands.map', 'landmarks for a scene that has none'),
+    'map': ('training.commands.map', 'landmarks for a scene that has none, or new ones'),
     'evaluate': ('training.commands.evaluate', 'errors of a scene on a dataset, with baselines'),
     'compare': ('training.commands.compare', 'every loss, trained alike, in one table'),
     'align': ('training.commands.align', "a scene's place in the robot's map"),

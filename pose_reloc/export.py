@@ -1,9 +1,9 @@
 """A scene's network in the forms that inference engines read, converted once and kept.
 
-The graph is `network.ImageRegressor`: bytes of an image in, pose out. Engines other than PyTorch
-read it as ONNX. The conversion is kept in the user's cache folder under a name that holds the hash
-of the weights it was made of and the hash of its own bytes: another scene, or a damaged file, is
-never taken for it.
+The graph is `network.ImageRegressor`: bytes of an image in, pose and what it is worth out. Engines
+other than PyTorch read it as ONNX. The conversion is kept in the user's cache folder under a name
+that holds the hash of the weights it was made of and the hash of its own bytes: another scene, or a
+damaged file, is never taken for it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,12 @@ class GateSettings:
     max_sigma_m: float = 10.0  # largest standard deviation of a position worth publishing
 
 
+# Every image gets an answer, as in the papers: to measure with, not to drive by.
+OPEN = GateSettings(
+    min_brightness=0.0, min_contrast=0.0, max_distance_m=float('inf'), max_sigma_m=float('inf')
+)
+
+
 def image_reasons(image_HW3: np.ndarray, settings: GateSettings) -> list[str]:
     """Why this image (uint8 RGB, the network's input) cannot be localised; empty if it can."""
     # OpenCV, because numpy takes ten times as long for it: a quarter of a fast network's time.

@@ -29,7 +29,7 @@ _MAX_NETWORK_PIXELS = 2**24  # the published input has 2**17
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on held-out training frames, see `training/rehearsal.py`.
+    """What was measured on training images asked as if they were new: `training/rehearsal.py`.
 
     Attributes:
         refined_scale: factor on the computed covariance of a REFINED pose.

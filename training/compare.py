@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from pose_reloc import gates
 from pose_reloc.errors import DatasetError, SettingsError, TrainingError
 from pose_reloc.files import write_atomically
-from pose_reloc.gates import GateSettings
 from pose_reloc.relocalizer import Relocalizer
 from pose_reloc.scene import SceneModel
 from training.build import build_scene
@@ -35,9 +34,6 @@ from training.settings import TrainSettings
 Thresholds = tuple[tuple[float, float], tuple[float, float]]
 CAMBRIDGE_THRESHOLDS: Thresholds = ((2, 2), (3, 5))
 ROOM_THRESHOLDS: Thresholds = ((0.25, 10), (0.5, 15))
-
-# Every image gets an answer, as in the papers.
-_NO_GATES = GateSettings(min_brightness=0.0, min_contrast=0.0, max_distance_m=math.inf)
 
 
 @dataclass(frozen=True)
@@ -252,7 +248,7 @@ def _train_and_measure(
         run = folder / f'{loss}.run'
         build_scene(dataset, settings, loss, command, run, resume=True).scene.save(path)
     scene = SceneModel.load(path)
-    relocalizer = Relocalizer(scene, settings.device, 'float32', _NO_GATES, refine=False)
+    relocalizer = Relocalizer(scene, settings.device, 'float32', gates.OPEN, refine=False)
     test = evaluate(relocalizer, dataset.test, 'test images')
     train = evaluate(relocalizer, dataset.train, 'training images', with_baselines=False)
     recipe = scene.header.recipe

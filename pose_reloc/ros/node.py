@@ -91,7 +91,7 @@ def check_scene(settings: parameters.NodeSettings) -> None:
 
 
 class RelocNode(LifecycleNode):
-    """See the module. Topics are described in docs/architecture.md, parameters in parameters.md.
+    """See the module. Topics are described in docs/integration.md, parameters in parameters.md.
 
     Args:
         load, check: replace `load_relocalizer` and `check_scene`, for tests.

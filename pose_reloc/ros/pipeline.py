@@ -425,6 +425,8 @@ class Pipeline:
         # A coarse answer is too uncertain, and too uncertain of that, to judge the next by it.
         if answer.status == 'REFINED':
             self._odometry.accepted(answer.stamp, map_T_base, base_covariance)
+        else:
+            self._odometry.agreed()
         return replace(
             answer, outcome=Outcome.ANSWERED, map_T_base=map_T_base,
             base_covariance_66=base_covariance,

@@ -104,6 +104,11 @@ class OdometryPrior:
             self._forget()
             self._answer = (stamp, map_T_base, covariance_66)
 
+    def agreed(self) -> None:
+        """A coarse answer was published: refusals count anew. It is too vague to start from."""
+        with self._lock:
+            self._refusals = 0
+
     def refused(self) -> None:
         """An image was refused."""
         with self._lock:

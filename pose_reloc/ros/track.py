@@ -54,7 +54,7 @@ class Track:
         """Takes the answer to the image of `predict`: why not to believe it, empty if confirmed."""
         with self._lock:
             verdict = self._tracker.judge(estimate).value
-        return {'CONFIRMED': '', 'WAITING': 'unconfirmed', 'REFUSED': 'contradicts_track'}[verdict]
+        return {'CONFIRMED': '', 'WAITING': 'waiting', 'REFUSED': 'contradicts_track'}[verdict]
 
     def _motion(self, stamp: int, camera_T_base: np.ndarray | None):
         """What odometry says of the camera since the image before; None where it says nothing."""

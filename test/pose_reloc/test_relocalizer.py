@@ -1,5 +1,7 @@
 """Relocalizer and its gates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ import torch
 from pose_reloc.backends import choose_device
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, SettingsError
-from pose_reloc.gates import GateSettings, image_reasons, pose_reasons
+from pose_reloc.gates import OPEN, GateSettings, image_reasons, pose_reasons
 from pose_reloc.geometry import pose_from_network
 from pose_reloc.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_image
 from pose_reloc.relocalizer import Relocalizer, Status
+from pose_reloc.uncertainty import CoarseCalibration
 
 
 @pytest.fixture
@@ -57,6 +60,16 @@ def test_a_pose_far_from_every_training_image_is_lost(tiny_scene, image):
     tiny_scene.weights['head.5.bias'][:3] = 100.0
     answer = Relocalizer(tiny_scene, 'cpu').localize(image)
     assert answer.status is Status.LOST and answer.reasons == ('outside_map',)
+
+
+def test_open_gates_answer_every_image(tiny_scene):
+    """Of a campus, of whose network nothing is known, and black."""
+    tiny_scene.weights['head.5.bias'][:3] = 1000.0
+    campus = CoarseCalibration(300.0, 1.0, 2.0)
+    scene = replace(tiny_scene, header=replace(tiny_scene.header, coarse=campus))
+    black = np.zeros((120, 160, 3), dtype=np.uint8)
+    assert Relocalizer(scene, 'cpu').localize(black).status is Status.LOST
+    assert Relocalizer(scene, 'cpu', gate_settings=OPEN).localize(black).status is Status.COARSE
 
 
 def test_gates_pass_what_is_good(image):

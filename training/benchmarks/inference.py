@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pose_reloc import gates
 from pose_reloc.backends import BACKENDS, choose_device, obstacle, open_backend
 from pose_reloc.errors import SettingsError
-from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import pose_from_network, pose_residual
 from pose_reloc.preprocess import normalize, to_network_image
 from pose_reloc.relocalizer import Relocalizer
@@ -24,8 +24,6 @@ from training.cpu_speed import has_bf16_instructions
 _BATCHES = (1, 4, 16, 32)
 _PRECISIONS = {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')}
 _EAGER = 'eager PyTorch, float32, NCHW'
-# Every image gets an answer, so that every stage is run.
-_NO_GATES = GateSettings(min_brightness=0.0, min_contrast=0.0, max_distance_m=float('inf'))
 
 
 def run(settings: BenchSettings) -> list[Table | PlainTable]:
@@ -157,7 +155,7 @@ def _localize(settings: BenchSettings, device: torch.device) -> Table:
     sample = settings.samples(1)[0]
     image, camera = sample.load_image(), sample.camera
     scene = untrained_scene(camera, settings.short_side)
-    relocalizer = Relocalizer(scene, device, gate_settings=_NO_GATES, refine=False)
+    relocalizer = Relocalizer(scene, device, gate_settings=gates.OPEN, refine=False)
     target = scene.header.network_camera
     small = np.zeros((1, target.height, target.width, 3), dtype=np.uint8)
     alone = Timed(partial(relocalizer.backend, small), settings.turn_seconds, 1, device)

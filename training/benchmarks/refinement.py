@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from pose_reloc import gates
 from pose_reloc.camera import Camera
 from pose_reloc.errors import SettingsError
 from pose_reloc.features import DESCRIPTOR_TYPES, FeatureSettings, open_features, root_sift
-from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_matrix
 from pose_reloc.landmarks import LandmarkMap, global_descriptor
 from pose_reloc.refine import Refiner, RefineSettings
@@ -36,8 +36,6 @@ _MOST = 60  # test images that are asked about
 _MAPPED = 120  # training images of the maps that compare kinds of features: ALIKED takes its time
 _PRIOR = np.r_[np.full(3, 0.2), np.full(3, np.deg2rad(5))]  # standard deviations, m and rad
 _PLAIN_KEYFRAMES = 10  # that the plain script looks at
-# Every image gets an answer, so that every stage is run.
-_NO_GATES = GateSettings(min_brightness=0.0, min_contrast=0.0, max_distance_m=float('inf'))
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,8 @@ class _Bench:
         self._trained = settings.scene is not None
         self._scene = _scene(settings, self._train)
         self._landmarks = self._scene.landmarks
-        self._relocalizer = Relocalizer(self._scene, device, gate_settings=_NO_GATES)
-        self._regressor = Relocalizer(self._scene, device, gate_settings=_NO_GATES, refine=False)
+        self._relocalizer = Relocalizer(self._scene, device, gate_settings=gates.OPEN)
+        self._regressor = Relocalizer(self._scene, device, gate_settings=gates.OPEN, refine=False)
         self._regressor.warm_up()
         self._script = PlainScript(self._scene)
         self._title = f'refinement: {device}, {self._scene.header.name}'

@@ -18,7 +18,7 @@ EXAMPLES = """\
   pose_reloc bench
   pose_reloc bench inference startup --quick
   pose_reloc bench refinement --dataset 7scenes --path chess --scene chess.scene
-  pose_reloc bench wrong_places --dataset 7scenes --path chess --scene chess.scene \
+  pose_reloc bench wrong_places --dataset 7scenes --path chess --scene chess.scene \\
       --foreign cambridge=ShopFacade
   pose_reloc bench training --dataset 7scenes --path chess --device cuda
 """
@@ -42,7 +42,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         '--scene',
         metavar='FILE',
-        help='trained on that dataset: for inference, refinement, wrong_places',
+        help='trained on that dataset: for inference, refinement, wrong_places, memory',
     )
     parser.add_argument(
         '--foreign',

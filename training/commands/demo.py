@@ -12,7 +12,7 @@ import numpy as np
 from pose_reloc.errors import SettingsError
 
 HELP = (
-    'Renders a furnished room, trains a scene on it, records a second walk as a bag, replays the '
+    'Renders a furnished room, trains a scene on it, records another walk as a bag, replays the '
     'bag to the real node over ROS 2, and writes DIR/result.json and DIR/report.html.'
 )
 EXAMPLES = """\

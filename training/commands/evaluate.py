@@ -30,7 +30,9 @@ def add_arguments(parser) -> None:
         help='default: test; both adds a row for the training images',
     )
     parser.add_argument(
-        '--no-refine', action='store_true', help='measure the regressed poses, not refined ones'
+        '--no-refine',
+        action='store_true',
+        help='measure the regressed poses, of every image, instead of refined ones',
     )
     parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:1')
     add_result_arguments(parser)
@@ -38,11 +40,19 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Evaluates and prints the table."""
+    from pose_reloc import gates
     from pose_reloc.relocalizer import Relocalizer
+    from pose_reloc.scene import SceneModel
     from training.evaluate import evaluate
     from training.report import print_table, write_results
 
-    relocalizer = Relocalizer.load(args.scene, args.device, refine=not args.no_refine)
+    gate_settings = gates.OPEN if args.no_refine else gates.GateSettings()
+    relocalizer = Relocalizer(
+        SceneModel.load(args.scene),
+        args.device,
+        gate_settings=gate_settings,
+        refine=not args.no_refine,
+    )
     dataset = open_from(args)
     split = 'test' if args.split == 'both' else args.split
     samples = dataset.split(split)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 HELP = (
-    'Writes the network of a scene as an ONNX or OpenVINO model: bytes of an image in, pose out. '
-    'For other programs: the Relocalizer converts by itself what its backend asks for.'
+    'Writes the network of a scene as an ONNX or OpenVINO model: bytes of an image in, pose and '
+    'distance from the training images out. For other programs: the Relocalizer converts by itself '
+    'what its backend asks for.'
 )
 EXAMPLES = """\
   pose_reloc export --scene chess.scene --out chess.onnx

@@ -69,7 +69,7 @@ def landmark_summary(scene) -> str:
     )
     if rehearsal['refined']:
         text += (
-            f'\nrehearsal on held-out frames: {rehearsal["refined"]} of {rehearsal["frames"]} '
+            f'\nrehearsal on training images: {rehearsal["refined"]} of {rehearsal["frames"]} '
             f'refined, median {rehearsal["median_position_m"] * 100:.1f} cm, '
             f'{rehearsal["median_rotation_deg"]:.2f} deg'
         )

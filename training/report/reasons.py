@@ -13,6 +13,8 @@ _SENTENCES = {
     'not_finite': 'the network gave no pose',
     'outside_map': 'the pose lies far from every training image',
     'too_vague': 'the pose is too uncertain',
+    'waiting': 'answers to more images must agree',
+    'contradicts_track': 'the answer contradicts those before it',
     'contradicts_prior': 'the pose contradicts where the robot believes to be',
     'too_few_inliers': 'too few landmarks agree',
 }

@@ -26,7 +26,7 @@ def recipe_rows(scene: SceneModel) -> dict[str, str]:
         'backbone weights': recipe.get('backbone_weights'),
         'loss': settings.get('loss', {}).get('name'),
         'training': _training(recipe, settings),
-        'view synthesis': 'from posed images and depth' if settings.get('views') else None,
+        'view synthesis': 'from posed images' if settings.get('views') else None,
         'landmarks': _landmarks(scene),
         'rehearsal': _rehearsal(recipe.get('rehearsal')),
         'covariance from': recipe.get('covariance'),
@@ -65,7 +65,7 @@ def _landmarks(scene: SceneModel) -> str:
 def _rehearsal(rehearsal: dict | None) -> str | None:
     if not rehearsal:
         return None
-    text = f'{rehearsal["refined"]} of {rehearsal["frames"]} held-out frames refined'
+    text = f'{rehearsal["refined"]} of {rehearsal["frames"]} training images refined'
     median = rehearsal.get('median_position_m')
     return text if median is None else f'{text}, median {100 * median:.1f} cm'
 

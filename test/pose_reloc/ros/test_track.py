@@ -73,7 +73,7 @@ def test_three_answers_must_agree_and_an_outlier_is_refused(drive):
     system, truths, step = drive()
     found = [step(i, wrong=i in (1, 6)) for i in range(10)]
     told = [(outcome, reasons) for _, outcome, reasons in found]
-    assert told[:3] == [('refused', 'unconfirmed')] * 3, 'one of the three was the outlier'
+    assert told[:3] == [('refused', 'waiting')] * 3, 'one of the three was the outlier'
     assert told[6] == ('refused', 'contradicts_track')
     assert told[3:6] + told[7:] == [('answered', '')] * 6
     for i in (3, 4, 5, 7, 8, 9):
@@ -89,7 +89,7 @@ def test_three_answers_must_agree_and_an_outlier_is_refused(drive):
 def test_without_odometry_so_fast_a_robot_is_not_believed(drive):
     _, _, step = drive()
     told = [step(i, odometry=False)[1:] for i in range(5)]
-    assert told == [('refused', 'unconfirmed')] * 5
+    assert told == [('refused', 'waiting')] * 5
 
 
 def test_a_robot_that_was_carried_away_is_followed_after_three_answers(drive):
