@@ -20,12 +20,13 @@ _TEXTS = (
     'scene', 'image_transport', 'tf_mode', 'mode', 'map_frame', 'base_frame', 'map_T_scene',
     'device',
 )  # fmt: skip
-_SWITCHES = ('track', 'autostart', 'use_sim_time')
+_SWITCHES = ('rectified', 'track', 'autostart', 'use_sim_time')
 _SWITCH = ['', 'true', 'false']
-# Arguments that name the topic of a name of the node.
+# Arguments that name the topic of a name of the node. camera_info by its other name: a rule from
+# camera_info to /camera_info cannot be told from none.
 _TOPICS = {
     'image': 'image',
-    'camera_info': 'camera_info',
+    'camera_info': 'image/camera_info',
     'initial_pose': 'initial_pose',
     'trigger': '~/trigger',
 }
@@ -56,6 +57,11 @@ def generate_launch_description():
             'Receive raw images, or compressed ones from <image>/compressed. '
             'Empty: as in params_file (raw).',
             choices=['', 'raw', 'compressed'],
+        ),
+        argument(
+            'rectified',
+            'The images are rectified (image_rect). Empty: as in params_file (false).',
+            choices=_SWITCH,
         ),
         argument(
             'namespace', 'Namespace of the node and of its relative topics, for example /robot1.'

@@ -40,7 +40,8 @@ class Aliked(LocalFeatures):
         self._network = network.to(device, memory_format=torch.channels_last)
 
     def _detect(self, image_HW3: np.ndarray) -> Features:
-        image = torch.from_numpy(image_HW3).to(self.device)
+        # A view of another image, such as a flipped one, may run backwards: torch has no such.
+        image = torch.from_numpy(np.ascontiguousarray(image_HW3)).to(self.device)
         with torch.inference_mode():
             found = self._network({'image': image.permute(2, 0, 1)[None].float() / 255})
         score = found['keypoint_scores'][0]

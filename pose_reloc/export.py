@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import warnings
 from functools import cached_property
 from importlib.util import find_spec
@@ -29,8 +30,30 @@ INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'distance')
 
 
 def cache_folder() -> Path:
-    """Where this program keeps what it can make again: $POSE_RELOC_CACHE or ~/.cache/pose_reloc."""
-    return Path(os.environ.get('POSE_RELOC_CACHE') or '~/.cache/pose_reloc').expanduser()
+    """Where this program keeps what it can make again: $POSE_RELOC_CACHE or ~/.cache/pose_reloc.
+
+    A user without a home, as in a container that is run with another uid, has a folder of their own
+    among the temporary files.
+    """
+    try:
+        return Path(os.environ.get('POSE_RELOC_CACHE') or '~/.cache/pose_reloc').expanduser()
+    except RuntimeError:  # no $HOME, and no entry in /etc/passwd
+        return _homeless_folder()
+
+
+def _homeless_folder() -> Path:
+    """A folder that this user owns, or one that nobody can make: then nothing is kept.
+
+    Anybody may have made a folder of that name, and what is read from it is believed.
+    """
+    try:
+        folder = Path(tempfile.gettempdir()) / f'pose_reloc-{os.getuid()}'
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == os.getuid():  # of a link: whose link it is
+            return folder
+    except OSError:
+        pass
+    return Path(os.devnull) / 'pose_reloc'
 
 
 def require(package: str, extra: str) -> None:

@@ -1,8 +1,9 @@
 """Files and folders that are whole or absent, whenever the process that writes them dies.
 
-They are written under a temporary name, flushed, and renamed. While it is written a temporary is
-locked; the kernel drops the lock of a process that dies, so whoever comes next can tell rubbish
-from work. A process id would not do: processes in different containers may share a folder.
+They are written under a temporary name, `.NAME.pose_reloc-writing-XXXXXXXX`, flushed, and renamed.
+While it is written a temporary is locked; the kernel drops the lock of a process that dies, so
+whoever comes next can tell rubbish from work. A process id would not do: processes in different
+containers may share a folder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         SceneError: the folder does not exist or cannot be written.
     """
     try:
-        with _temporary(path.parent, f'.{path.name}.', tempfile.mkstemp) as temporary:
+        with _temporary(path.parent, path.name, tempfile.mkstemp) as temporary:
             with open(temporary, 'wb') as file:
                 file.write(data)
                 file.flush()
@@ -36,18 +37,23 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise SceneError(f'cannot write {path}: {error.strerror}') from error
 
 
-def temporary_folder(root: Path, prefix: str) -> contextlib.AbstractContextManager[Path]:
-    """A new folder in `root`, deleted at the end of the `with` statement unless it was renamed."""
+def temporary_folder(root: Path, name: str) -> contextlib.AbstractContextManager[Path]:
+    """A new folder in `root`, deleted at the end of the `with` statement unless it was renamed.
+
+    Args:
+        name: what killed processes left in `root` under the same name is deleted first.
+    """
 
     def make(**where) -> tuple[int, str]:
         path = tempfile.mkdtemp(**where)
         return os.open(path, os.O_RDONLY), path
 
-    return _temporary(root, prefix, make)
+    return _temporary(root, name, make)
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path, prefix: str, make) -> Iterator[Path]:
+def _temporary(folder: Path, name: str, make) -> Iterator[Path]:
+    prefix = f'.{name}.pose_reloc-writing-'  # nobody else's: what begins so may be deleted
     _remove_abandoned(folder, prefix)
     while True:
         handle, path = make(dir=folder, prefix=prefix)

@@ -127,9 +127,9 @@ class Refiner:
         vlad = global_descriptor(features.descriptors, self.landmarks.vocabulary)
         alike = _allowed(self.landmarks.alike(vlad, len(self.landmarks)), usable)
         likeness = float(self.landmarks.vlad[alike[0]].astype(np.float32) @ vlad) if alike else 0.0
-        if len(features) < self.settings.min_inliers or not alike:
-            return None, Evidence(likeness)
         query = _Query(features, camera)
+        if len(query.features) < self.settings.min_inliers or not alike:
+            return None, Evidence(likeness)
         near = [
             _allowed(self.landmarks.near(guess, camera, len(self.landmarks)), usable)
             for guess in guesses
@@ -154,8 +154,9 @@ class Refiner:
         pose = again[0] if self._proves(again) else pose
         pose, problem = self._optimise(query, matches, pose)
         inlier = problem.error_N <= self.settings.max_error_px * query.pixel
-        distinct = np.unique(features.uv[matches.query[inlier]], axis=0)
-        least = max(self.settings.min_points, self.settings.min_point_ratio * len(features))
+        uv = query.given_uv[matches.query[inlier]]
+        distinct = np.unique(uv, axis=0)
+        least = max(self.settings.min_points, self.settings.min_point_ratio * len(query.features))
         if inlier.sum() < self.settings.min_inliers or len(distinct) < least:
             return None, Evidence(likeness, pose)
         covariance, camera_fit = problem.covariance(), problem.camera_fit()
@@ -164,7 +165,7 @@ class Refiner:
             pose,
             covariance,
             camera_fit,
-            features.uv[matches.query[inlier]],
+            uv,
             self.landmarks.points[matches.landmark[inlier]],
             int(np.bincount(matches.keyframe[inlier]).argmax()),
             len(inlier),
@@ -245,13 +246,18 @@ class Refiner:
 
 
 class _Query:
-    """Features of the query as its pinhole camera would see them."""
+    """Features of the query as its pinhole camera would see them, without those at the far rim.
+
+    Attributes:
+        features: in pixels of the pinhole.
+        given_uv: their pixels (N, 2) in the image as it was given.
+    """
 
     def __init__(self, features: Features, camera: Camera):
         self.camera = camera.undistorted()
-        rays = camera.unproject(features.uv, np.ones(len(features)))
-        uv = rays[:, :2] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
-        self.features = Features(uv, features.descriptors)
+        uv, usable = camera.undistort(features.uv)
+        self.given_uv = features.uv[usable]
+        self.features = Features(uv[usable], features.descriptors[usable])
         self.pixel = camera.fx / 500  # pixels of this camera in one pixel at f = 500
         self.camera_dict = {
             'model': 'PINHOLE',

@@ -15,11 +15,12 @@ from pose_reloc import gates
 from pose_reloc.backends import open_backend
 from pose_reloc.camera import Camera
 from pose_reloc.errors import SettingsError
-from pose_reloc.geometry import pose_from_network
+from pose_reloc.geometry import is_rigid, pose_from_network
 from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner
 from pose_reloc.scene import SceneModel
+from pose_reloc.uncertainty import checked_covariance
 
 # Of a REFINED pose: 0.1 mm and 0.003 deg. A zero variance would mean infinite trust downstream.
 _LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 1e-8), np.full(3, 2.5e-9)])
@@ -53,17 +54,27 @@ class PosePrior:
 
     Attributes:
         world_T_camera: camera pose (4, 4) in the scene's world.
-        covariance_66: (6, 6), as `PoseEstimate.covariance_66`.
+        covariance_66: (6, 6), as `PoseEstimate.covariance_66`; may be singular.
+
+    Raises:
+        SettingsError: a pose that is not rigid, or a covariance with a negative eigenvalue.
     """
 
     world_T_camera: np.ndarray
     covariance_66: np.ndarray
 
     def __post_init__(self):
-        for name, shape in (('world_T_camera', (4, 4)), ('covariance_66', (6, 6))):
-            array = np.asarray(getattr(self, name))
-            if array.shape != shape or not np.isfinite(array).all():
-                raise SettingsError(f'{name} of a prior must be {shape} and finite, got {array}')
+        pose = np.asarray(self.world_T_camera, dtype=np.float64)
+        if pose.shape != (4, 4) or not is_rigid(pose):
+            raise SettingsError(
+                f'world_T_camera of a prior must be a rigid pose (4, 4), got {pose}'
+            )
+        try:
+            covariance = checked_covariance(self.covariance_66)
+        except ValueError as error:
+            raise SettingsError(f'covariance_66 of a prior {error}') from error
+        object.__setattr__(self, 'world_T_camera', pose)
+        object.__setattr__(self, 'covariance_66', covariance)
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,7 @@ class PoseEstimate:
         matches: the landmarks behind a REFINED answer.
         likeness: to the most similar keyframe: cosine of global descriptors; None without them.
         camera_fit: whether the matches of a REFINED answer fit its camera; None for others.
+        refined: the pose was computed from landmarks, also where it was refused: then LOST.
     """
 
     status: Status
@@ -99,6 +111,7 @@ class PoseEstimate:
     matches: Matches | None = None
     likeness: float | None = None
     camera_fit: CameraFit | None = None
+    refined: bool = False
 
 
 class Relocalizer:
@@ -226,6 +239,7 @@ class Relocalizer:
                 reasons += gates.unrefined_reasons(
                     small, likeness, header.calibration.least_likeness, self.gate_settings
                 ) or gates.unconfirmed_reasons(evidence.vote, regressed, self.gate_settings)
+        refined = status is Status.REFINED
         timings['refine'] = time.perf_counter() - start - timings['preprocess'] - timings['infer']
         reasons += gates.pose_reasons(pose, self._train_centres, self.gate_settings)
         if not reasons:
@@ -249,6 +263,7 @@ class Relocalizer:
             matches,
             likeness,
             camera_fit,
+            refined,
         )
 
     def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:

@@ -100,8 +100,8 @@ class Tracker:
     def judge(self, answer: PoseEstimate) -> Verdict:
         """Takes the answer to the image that `predict` was called for.
 
-        A refined answer that was refused because of the prior alone still counts among the M, so
-        that a camera that was carried away is found again.
+        What was refused because of the prior alone may still count among the M, so that a camera
+        that was carried away is found again: see `is_candidate`.
         """
         pose = _candidate(answer)
         verdict = self._verdict(pose)
@@ -143,10 +143,22 @@ class Tracker:
         return Motion(np.eye(4), np.diag((speed * elapsed_s) ** 2))
 
 
+def is_candidate(answer: PoseEstimate) -> bool:
+    """Whether an answer counts among the M.
+
+    Of the LOST ones, those that only the prior spoke against and that landmarks speak for. A
+    regressed pose is no such: a network errs alike in image after image, and would talk the tracker
+    out of a belief that came from landmarks. Without landmarks, in the scene or with
+    `refine=False`, the belief was a regressed pose too, and nothing else could end a wrong one.
+    """
+    if answer.status is not Status.LOST:
+        return True
+    landmarks = answer.likeness is not None
+    return answer.reasons == ('contradicts_prior',) and (answer.refined or not landmarks)
+
+
 def _candidate(answer: PoseEstimate) -> PosePrior | None:
-    if answer.status is Status.LOST and answer.reasons != ('contradicts_prior',):
-        return None
-    return PosePrior(answer.world_T_camera, answer.covariance_66)
+    return PosePrior(answer.world_T_camera, answer.covariance_66) if is_candidate(answer) else None
 
 
 def _sigma_m(pose: PosePrior) -> float:

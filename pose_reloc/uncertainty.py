@@ -58,6 +58,23 @@ class CoarseCalibration:
         return np.diag([growth * self.position_m**2] * 3 + [growth * self.rotation_rad**2] * 3)
 
 
+def checked_covariance(covariance_66) -> np.ndarray:
+    """The covariance (6, 6) as float64, exactly symmetric. It may be singular.
+
+    Raises:
+        ValueError: it is none; the message continues a sentence that begins with its name.
+    """
+    covariance = np.asarray(covariance_66, dtype=np.float64)
+    if covariance.shape != (6, 6):
+        raise ValueError(f'must be (6, 6), not {covariance.shape}')
+    if not np.isfinite(covariance).all():
+        raise ValueError('holds NaN or infinity')
+    covariance = (covariance + covariance.T) / 2
+    if np.linalg.eigvalsh(covariance)[0] < -1e-9 * max(np.trace(covariance), 1.0):
+        raise ValueError('has a negative eigenvalue')
+    return covariance
+
+
 def propagate_lever_arm(covariance_66, a_T_b, b_T_c) -> np.ndarray:
     """Covariance of `a_T_c = a_T_b b_T_c` for an exact `b_T_c`.
 

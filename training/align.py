@@ -76,10 +76,11 @@ def align(scene_T_body_N44, map_T_body_N44, settings: AlignSettings = AlignSetti
     _check_positions(map_, 'of the pairs')
     best = _ransac(scene, map_, settings)
     for _ in range(_REFITS):
-        found = _fit(scene, map_, best.inliers, settings, *_sigmas(best))
-        same = np.array_equal(found.inliers, best.inliers)
-        best = found
-        if same or best.inliers.sum() < _SAMPLE:
+        before = best.inliers
+        if before.sum() < _SAMPLE:
+            break
+        best = _fit(scene, map_, before, settings, *_sigmas(best))
+        if np.array_equal(best.inliers, before):
             break
     agreeing = int(best.inliers.sum())
     if agreeing < max(_SAMPLE, _LEAST_SHARE * len(scene)):

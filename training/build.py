@@ -27,6 +27,8 @@ from training.rehearsal import rehearse
 from training.settings import TrainSettings
 from training.trainer import TrainingResult, train
 
+_FARTHEST_M = 20e3  # from the origin: float32, of network and landmarks, is exact to 2 mm there
+
 
 @dataclass(frozen=True)
 class BuiltScene:
@@ -57,9 +59,11 @@ def build_scene(
         folder, resume: as `trainer.train`.
 
     Raises:
+        DatasetError: a camera lies more than 20 km from the origin of the poses.
         PoseRelocError: bad data or settings.
     """
     samples = dataset.split('train')
+    check_origin(samples)
     cache = build_cache(samples, CacheSettings(settings.short_side, settings.points, settings.seed))
     sequences = [sample.sequence for sample in samples]
     result = train(cache, sequences, settings, folder, resume)
@@ -125,11 +129,13 @@ def with_landmarks(
         built: what `build_map` made of the same samples and settings, if it is known.
 
     Raises:
-        DatasetError: other images, or none of them has landmarks.
+        DatasetError: other images, none of them has landmarks, or a camera lies more than 20 km
+            from the origin of the poses.
     """
+    check_origin(samples)
     poses = np.array([sample.world_T_camera for sample in samples])
     if poses.shape != scene.train_world_T_camera.shape or not np.allclose(
-        poses, scene.train_world_T_camera, atol=1e-4
+        poses, scene.train_world_T_camera, rtol=0, atol=1e-4
     ):
         raise DatasetError(
             f'these are not the training images of scene {scene.header.name}; '
@@ -141,6 +147,22 @@ def with_landmarks(
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
     header = replace(scene.header, recipe=recipe, calibration=rehearsal.calibration())
     return replace(scene, header=header)
+
+
+def check_origin(samples: list[Sample]) -> None:
+    """Raises DatasetError where a camera lies too far from the origin for float32."""
+    centres = np.array([sample.world_T_camera[:3, 3] for sample in samples])
+    metres = np.linalg.norm(centres, axis=1)
+    worst = int(metres.argmax())
+    if metres[worst] > _FARTHEST_M:
+        x, y, z = centres[worst]
+        raise DatasetError(
+            f'the camera of training image {worst} ({samples[worst].image_path}) is at '
+            f'({x:.6g}, {y:.6g}, {z:.6g}) m, {metres[worst] / 1000:.4g} km from the origin of the '
+            f'poses; up to {_FARTHEST_M / 1000:g} km numbers are exact to 2 mm. Subtract one '
+            'constant from all positions (also of 3D points), as from UTM coordinates, or, if this '
+            'pose is wrong, look at the poses with `pose_reloc inspect`'
+        )
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 A cache is a folder of .npy files that is built beside its final place and renamed, so it is whole
 or absent, and two builders of the same cache do not disturb each other. Its name is a hash of the
-files (path, size, time of change), poses, cameras and settings it was made from. A checksum of its
-content is verified whenever it is opened: training on a damaged image would go unnoticed.
+files of images and depth (path, size, time of change), how depth is measured, 3D points, poses,
+cameras and settings it was made from. A checksum of its content is verified whenever it is opened:
+training on a damaged image would go unnoticed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +28,9 @@ from pose_reloc.files import temporary_folder
 from pose_reloc.geometry import invert_pose
 from pose_reloc.preprocess import network_camera, to_network_image
 from training.datasets import Sample
+from training.datasets.files import file_state
 
-_VERSION = 4
+_VERSION = 5
 _PERCENTILES = (0.025, 0.975)
 
 
@@ -92,7 +95,7 @@ def build_cache(
     if not folder.is_dir():
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with temporary_folder(root, '.building-') as temporary:
+            with temporary_folder(root, 'cache') as temporary:
                 _fill(temporary, samples, camera, settings)
                 _rename(temporary, folder)
         except OSError as error:
@@ -106,15 +109,25 @@ def build_cache(
 def _key(samples: list[Sample], settings: CacheSettings) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, asdict(settings)]).encode())
     for sample in samples:
-        try:
-            stat = sample.file.stat()
-        except OSError as error:
-            raise DatasetError(f'cannot read image {sample.file}: {error.strerror}') from error
-        digest.update(f'{sample.image_path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}'.encode())
-        digest.update(json.dumps(sample.camera.to_dict()).encode())
-        digest.update(bytes([bool(sample.depth_loader), bool(sample.points_loader)]))
-        digest.update(np.ascontiguousarray(sample.world_T_camera, dtype=np.float64).tobytes())
+        made_from = [
+            file_state(sample.file),
+            str(sample.image_path.resolve()),
+            sample.camera.to_dict(),
+            np.asarray(sample.world_T_camera, dtype=np.float64).tolist(),
+            _source(sample.depth_loader),
+            _source(sample.points_loader),
+        ]
+        digest.update(json.dumps(made_from).encode())
     return digest.hexdigest()[:24]
+
+
+def _source(loader: Callable[[], np.ndarray] | None) -> list | str | None:
+    """Where depth or points come from. Points of a reconstruction are in memory: they say it."""
+    if loader is None:
+        return None
+    if hasattr(loader, 'source'):
+        return loader.source()
+    return hashlib.sha256(np.ascontiguousarray(loader())).hexdigest()
 
 
 def _fill(folder: Path, samples: list[Sample], camera: Camera, settings: CacheSettings) -> None:

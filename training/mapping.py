@@ -175,7 +175,7 @@ def _frames_with_depth(samples, chosen, settings: MappingSettings) -> list[_Fram
     def frame(index: int, features: Features) -> _Frame:
         sample = samples[index]
         z = depth_at(sample.load_depth(), features.uv)
-        known = z > 0
+        known = (z > 0) & sample.camera.undistort(features.uv)[1]
         points = sample.camera.unproject(features.uv[known], z[known])
         return _Frame(index, features.chosen(known), points, np.zeros(0, dtype=np.int64))
 
@@ -186,9 +186,8 @@ def _triangulated(samples, chosen, settings: MappingSettings):
     """Frames with triangulated points, their adjusted poses (N, 4, 4), and the triangulation."""
 
     def undistorted(index: int, features: Features) -> Features:
-        camera = samples[index].camera
-        rays = camera.unproject(features.uv, np.ones(len(features)))
-        return Features(camera.undistorted().project(rays), features.descriptors)
+        uv, usable = samples[index].camera.undistort(features.uv)
+        return Features(uv[usable], features.descriptors[usable])
 
     features = _features(samples, chosen, settings, undistorted)
     found = triangulate(

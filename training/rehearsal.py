@@ -33,6 +33,7 @@ from training.metrics import nees
 _MAX_BLOCKS = 30
 _MAX_FRAMES = 60
 _FEWEST = 8  # answers from which a scale can be told
+_FEWEST_BLOCKS = 3  # of fewer nobody knows how much blocks differ: of one, that seems to be nothing
 _CAUTIOUS_SCALE = 4.0  # where it cannot: twice the computed standard deviation
 _LEAST_SCALE = 0.05
 
@@ -61,11 +62,14 @@ class Rehearsal:
         """What was measured here.
 
         With the scale the mean NEES of these errors is 6, or somewhat less where few blocks tell
-        it: see `calibration.cautious_mean`.
+        it: see `calibration.cautious_mean`. Of fewer than 8 answers the scale is 4, of fewer than 3
+        blocks at least 4.
         """
         scale, squared = _CAUTIOUS_SCALE, np.concatenate([self.nees, self.visit_nees])
         if len(squared) >= _FEWEST:
-            scale = cautious_mean(squared, self.blocks) / 6
+            measured = cautious_mean(squared, self.blocks) / 6
+            few = len(np.unique(self.blocks)) < _FEWEST_BLOCKS
+            scale = max(scale, measured) if few else measured
         # Only images without enough inliers are held against it. A bound below the quantile lets
         # images of other rooms pass: they resemble a keyframe 0.94 times as much.
         least = float(np.quantile(self.likeness, 0.05)) if len(self.likeness) else 0.0

@@ -5,7 +5,7 @@ The homography losses need to know how far away the things in each image are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,13 @@ class SeenPoints:
 
     landmarks: LandmarkMap
     sample: Sample
+
+    def source(self) -> list:
+        """What the points depend on, see `Sample`, besides all images and their poses.
+
+        Not the points themselves: networks of features and `torchrun` may repeat them only almost.
+        """
+        return ['landmarks', asdict(self.landmarks.features)]
 
     def __call__(self) -> np.ndarray:
         """World points (N, 3) float64 of similar keyframes that project into the image."""

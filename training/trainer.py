@@ -32,6 +32,7 @@ from training.checkpoint import CheckpointWriter, load_checkpoint
 from training.divergence import cause_of_divergence
 from training.held_out import held_out_blocks
 from training.learner import Learner
+from training.losses import LOSSES
 from training.metrics import pose_metrics
 from training.processes import Processes
 from training.run_folder import RunFolder
@@ -74,8 +75,8 @@ def train(
         resume: continue from the checkpoint in `folder` if there is one.
 
     Raises:
-        TrainingError: fewer images than one batch, the loss diverged, or a checkpoint of another
-            run. The last good checkpoint is kept.
+        TrainingError: fewer images than one batch, no depth in any image for a loss that needs
+            it, the loss diverged, or a checkpoint of another run. The last good checkpoint is kept.
         SettingsError, WeightsError: settings that cannot work here.
     """
     trainer = Trainer(cache, sequences, settings, folder)
@@ -105,6 +106,7 @@ class Trainer:
         self.train_index = torch.from_numpy(np.flatnonzero(~held_out))
         self.held_out_index = np.flatnonzero(held_out)
         self._check_batch()
+        self._check_depth()
         self.batches = Batches(cache, self.processes.device, settings.views)
         self.learner = self._learner()
         self.learner.check(self.batches.target(self.train_index[:1]))
@@ -124,13 +126,30 @@ class Trainer:
         if images < batch:
             raise TrainingError(
                 f'{images} training images are fewer than one batch of {batch}; '
-                f'use --batch {max(2, images // 2)} or less'
+                f'use --batch {max(1, images // 2)} or less'
             )
         if batch % self.processes.count:
             raise TrainingError(
                 f'a batch of {batch} cannot be shared by {self.processes.count} processes; '
                 'use a multiple of their number'
             )
+
+    def _check_depth(self) -> None:
+        """Depth that is there but empty would give NaN, or a geometric loss without gradient."""
+        settings, cache = self.settings.loss, self.cache
+        if cache.depth_range is None or cache.global_depth_range is not None:
+            return
+        loss = LOSSES[settings.name]
+        way_out = 'choose another --loss, for example homoscedastic'
+        if not loss.needs_points:
+            if settings.depth_range or not (loss.needs_depth_range or loss.needs_global_range):
+                return
+            way_out = f'give --depth-range NEAR FAR, or {way_out}'
+        raise TrainingError(
+            f'loss {loss.name} must know how far away things are, but none of the {len(cache)} '
+            'training images shows depth or a 3D point between 1 mm and 10 km: look at them with '
+            f'`pose_reloc inspect` (is the unit of the depth right?), or {way_out}'
+        )
 
     def _learner(self) -> Learner:
         settings, camera = self.settings, self.cache.camera
@@ -174,7 +193,8 @@ class Trainer:
         hidden = None if self.processes.rank == 0 else True
         progress = self.progress
         with writer, tqdm(total=100, desc='training', disable=hidden, bar_format=_BAR) as bar:
-            while progress < 1:
+            # A resumed run may have spent its budget before the first validation.
+            while progress < 1 or not self.history:
                 loss = self._one_epoch(progress, bar)
                 self.epoch += 1
                 progress = self.progress

@@ -90,6 +90,17 @@ def stamp_message(ns: int):
     return Time(sec=ns // 1_000_000_000, nanosec=ns % 1_000_000_000)
 
 
+def plain_name(image_topic: str) -> str:
+    """The name of an image topic without that of its transport."""
+    return image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
+
+
+def is_rectified(image_topic: str) -> bool:
+    """True for names such as image_rect_color: their camera is P of camera_info, not K and D."""
+    words = plain_name(image_topic).rsplit('/', 1)[-1].split('_')
+    return 'rect' in words or 'rectified' in words
+
+
 def is_compressed(message) -> bool:
     """True for a sensor_msgs/CompressedImage, False for a sensor_msgs/Image."""
     return hasattr(message, 'format')
@@ -120,19 +131,32 @@ def image_from_raw(message) -> np.ndarray:
     step = int(message.step) or width * channels * dtype.itemsize
     pixels = _view(message.data, dtype, (height, width, channels), step)
     if dtype.itemsize == 2:
-        pixels = cv2.convertScaleAbs(pixels.astype(np.uint16), alpha=255 / 65535)
-        pixels = pixels.reshape(height, width, channels)
+        pixels = _eight_bit(pixels.astype(np.uint16)).reshape(height, width, channels)
     if encoding in ('rgb8', 'rgb16'):
         return np.ascontiguousarray(pixels)
     if encoding.startswith('bayer'):
-        code = _BAYER[encoding[6:10]]
-        if width < 2 or height < 2:
-            raise MessageError(f'a {width}x{height} image is too small for a Bayer pattern')
-    else:
-        code = _TO_RGB[encoding]
+        return _demosaiced(np.ascontiguousarray(pixels), encoding)
+    code = _TO_RGB[encoding]
     if code.startswith('COLOR_YUV') and width % 2:
         raise MessageError(f'a {encoding} image needs an even width, got {width}')
     return cv2.cvtColor(np.ascontiguousarray(pixels), getattr(cv2, code))
+
+
+def _eight_bit(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of uint16, the whole range."""
+    import cv2
+
+    return cv2.convertScaleAbs(pixels, alpha=255 / 65535)
+
+
+def _demosaiced(mosaic: np.ndarray, encoding: str) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of a uint8 mosaic (H, W), `encoding` such as bayer_rggb8."""
+    import cv2
+
+    height, width = mosaic.shape[:2]
+    if width < 2 or height < 2:
+        raise MessageError(f'a {width}x{height} image is too small for a Bayer pattern')
+    return cv2.cvtColor(mosaic, getattr(cv2, _BAYER[encoding[6:10]]))
 
 
 def _image_through_cv_bridge(message) -> np.ndarray:
@@ -187,17 +211,39 @@ def image_from_compressed(message) -> np.ndarray:
         raise MessageError(
             f'a compressed image of {data.size} bytes (format {message.format!r}) is truncated'
         )
-    try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(data, flags)
-    except cv2.error:
-        image = None
+    encoding = _mosaic_encoding(message.format)
+    if encoding:
+        image = _decoded(data, cv2.IMREAD_UNCHANGED)
+        if image is not None and image.ndim == 2 and image.dtype in (np.uint8, np.uint16):
+            return _demosaiced(image if image.dtype == np.uint8 else _eight_bit(image), encoding)
+    image = _decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise MessageError(
             f'a compressed image of {data.size} bytes (format {message.format!r}) is not a JPEG, '
             'PNG or other image that OpenCV can decode'
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _mosaic_encoding(kind: str) -> str:
+    """The Bayer encoding of what is compressed, by its `format`; empty for what is no mosaic.
+
+    image_transport compresses a mosaic as it is: "bayer_rggb8; png compressed ". Where it has made
+    something else of an image, it says what behind "compressed".
+    """
+    encoding, _, how = kind.partition(';')
+    as_it_is = how.split()[1:] == ['compressed']
+    return encoding if as_it_is and encoding.startswith('bayer') and encoding in _LAYOUTS else ''
+
+
+def _decoded(data: np.ndarray, flags: int) -> np.ndarray | None:
+    """What OpenCV makes of a compressed image; None if it cannot."""
+    import cv2
+
+    try:
+        return cv2.imdecode(data, flags)
+    except cv2.error:
+        return None
 
 
 def _check_size(width: int, height: int) -> None:

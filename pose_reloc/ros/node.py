@@ -21,10 +21,8 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo
 from tf2_msgs.msg import TFMessage
 
 from pose_reloc.errors import PoseRelocError, SettingsError
@@ -52,7 +50,7 @@ from pose_reloc.ros.pipeline import (
 )
 from pose_reloc.ros.publication import Publication, describe
 from pose_reloc.ros.signals import on_stop_signals
-from pose_reloc.ros.subscription import ImageSubscription, image_topics
+from pose_reloc.ros.subscription import CameraInfoSubscription, ImageSubscription, image_topics
 from pose_reloc.ros.tf_output import TfOutput
 from pose_reloc.ros.transforms import TransformSender, open_transforms, static_qos
 from pose_reloc.ros.worker import Worker
@@ -61,6 +59,8 @@ NODE_NAME = 'pose_reloc'
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
 _THROTTLE_S = 5.0
+# After this long no transform comes any more that was sent before a jump of the clock.
+_TF_ON_ITS_WAY_S = 0.5
 # Dropped images that point to a wrong clock or a slow machine, rather than to a busy camera.
 _WORTH_A_WARNING = (('stamp is zero',), ('no clock',), ('too old',), ('in the future',))
 
@@ -109,13 +109,18 @@ class RelocNode(LifecycleNode):
         self._facts: dict[str, str] = {}
         self._image_topic = ''
         self._epoch = 0
-        self._relocalizer = self._pipeline = self._worker = None
-        self._transforms = self._tf_output = self._images = None
+        self._jumped: float | None = None  # time.monotonic() of a jump that TF must recover from
+        self._pipeline = self._worker = None
+        self._transforms = self._tf_output = self._images = self._camera_info = None
         self._closers: list = []
         self._said = Notices(self.get_logger().warning, self.get_logger().info)
         self.statistics = Statistics()
         self.settings = parameters.NodeSettings()
-        parameters.declare(self)
+        try:
+            parameters.declare(self)
+        except SettingsError:
+            self.destroy_node()  # or others see it until it is garbage-collected
+            raise
         self.add_on_set_parameters_callback(self._on_parameters)
         self.demand = Demand()
         self.publication = Publication(self)
@@ -130,7 +135,7 @@ class RelocNode(LifecycleNode):
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._every_second, clock=self._steady)
         backward = JumpThreshold(
-            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
         )
         self._jump_handle = self.get_clock().create_jump_callback(
             backward, post_callback=self._on_clock_jump
@@ -198,22 +203,22 @@ class RelocNode(LifecycleNode):
         self.publication.arm()
         start = time.perf_counter()
         try:
-            self._relocalizer = self._load(self.settings)
+            relocalizer = self._load(self.settings)
             loaded = time.perf_counter()
-            self._relocalizer.warm_up()
+            relocalizer.warm_up()
         except Exception as error:
             if not is_gpu_error(error):
                 raise
-            self._load_on_cpu()
+            relocalizer = self._load_on_cpu()
             loaded = time.perf_counter()
         warm = time.perf_counter()
         self._facts = {
-            'scene': self._relocalizer.scene.header.name,
+            'scene': relocalizer.scene.header.name,
             'scene file': self.settings.scene,
-            'network': self._relocalizer.describe(),
+            'network': relocalizer.describe(),
             'tf_mode': self.settings.tf_mode,
         }
-        self._open()
+        self._open(relocalizer)
         self._active = True
         self.get_logger().info(
             f"scene '{self._facts['scene']}' loaded in {loaded - start:.1f} s, warmed up in "
@@ -222,41 +227,45 @@ class RelocNode(LifecycleNode):
         )
 
     def _load_on_cpu(self):
-        """Takes the place of a relocalizer whose GPU has failed; returns the new one."""
+        """A relocalizer for the place of one whose GPU has failed."""
         self._said.set(
             'gpu',
             'the GPU is out of memory or has failed: the CPU is used instead; deactivate and '
             'activate the node to try the GPU again',
         )
-        settings = replace(self.settings, device='cpu', precision='auto', backend='auto')
-        self._relocalizer = self._load(settings)
-        self._facts['network'] = self._relocalizer.describe()
-        return self._relocalizer
+        return self._load(replace(self.settings, device='cpu', precision='auto', backend='auto'))
 
-    def _open(self) -> None:
+    def _open(self, relocalizer) -> None:
         """Opens TF, the inference thread and, last, the subscriptions to images."""
-        settings = self.settings
+        settings, facts = self.settings, self._facts
+
+        def on_cpu():
+            # In the inference thread: by the end of it the node may be inactive, or active anew.
+            # So nothing but the pipeline and the facts of this activation may refer to it.
+            loaded = self._load_on_cpu()
+            facts['network'] = loaded.describe()
+            return loaded
+
         self._image_topic, camera_topic = image_topics(self, settings.image_transport)
         self._transforms = open_transforms(self)
         self._closers.append(self._transforms.close)
         self._open_tf_output()
         camera = CameraSource(
-            settings.rectified, self._said, lambda: self.count_publishers(camera_topic) > 0
+            settings.rectified,
+            self._said,
+            lambda: self.count_publishers(camera_topic) > 0,
+            self._image_topic,
         )
         self._pipeline = Pipeline(
-            settings, self._relocalizer, self._transforms, camera, self._said, self._now,
+            settings, relocalizer, self._transforms, camera, self._said, self._now,
             lambda text: self.get_logger().error(text, throttle_duration_sec=_THROTTLE_S),
-            self._load_on_cpu,
+            on_cpu,
         )  # fmt: skip
         self.statistics.reset()
         self._worker = Worker(self._process)
         self._closers.append(self._stop_worker)
-        self._subscribe(
-            CameraInfo,
-            camera_topic,
-            camera.update,
-            QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
-        )
+        self._camera_info = CameraInfoSubscription(self, camera_topic, camera.update)
+        self._closers.append(self._camera_info.close)
         self._images = ImageSubscription(self, settings, self._image_topic, self._on_image)
         self._closers.append(self._images.close)
         if not settings.autostart:  # somebody else manages this node, perhaps Nav2
@@ -292,8 +301,9 @@ class RelocNode(LifecycleNode):
             close()
         self._closers = []
         self.demand.clear('the node was deactivated')
-        self._worker = self._pipeline = self._relocalizer = None
-        self._transforms = self._tf_output = self._images = None
+        self._jumped = None
+        self._worker = self._pipeline = None
+        self._transforms = self._tf_output = self._images = self._camera_info = None
         self._said.forget()
         self._facts = {}
         gc.collect()
@@ -342,7 +352,13 @@ class RelocNode(LifecycleNode):
         start = time.perf_counter()
         self.publication.publish(answer, self.settings.map_frame, frame.received)
         if answer.map_T_base is not None:
-            self._tf_output.answer(answer.stamp, answer.map_T_base, self._now())
+            self._tf_output.answer(
+                answer.stamp,
+                answer.map_T_base,
+                self._now(),
+                answer.carried_map_T_base,
+                lambda: frame.epoch == self._epoch,
+            )
         end = time.perf_counter()
         answer.timings.update({'publish': end - start, 'total': end - frame.received})
         self._finish(answer)
@@ -359,16 +375,26 @@ class RelocNode(LifecycleNode):
         self.publication.publish_status(answer, self._facts.get('scene', ''))
 
     def _on_clock_jump(self, jump) -> None:
-        """A looped bag or a restarted simulation: nothing from before may be used."""
+        """A looped bag, a restarted simulation or another `use_sim_time`: begins anew."""
         self._epoch += 1
         if not self._active:
             return
-        self.get_logger().warning('the clock jumped back: starting again from nothing')
+        self.get_logger().warning('the clock jumped back or changed: starting again from nothing')
         self._displaced(self._worker.slot.clear(), 'overtaken by a clock jump')
         self._transforms.clear()
+        self._jumped = time.monotonic()
         self._tf_output.clear()
         self._pipeline.forget()
         self.statistics.reset()
+
+    def _recover_from_jump(self) -> None:
+        """Clears TF once more when what was on its way during a jump of the clock has come.
+
+        Transforms of the future make all that is new look too old to be kept.
+        """
+        if self._jumped is not None and time.monotonic() - self._jumped > _TF_ON_ITS_WAY_S:
+            self._jumped = None
+            self._transforms.clear()
 
     # Parameters and diagnostics
 
@@ -394,6 +420,8 @@ class RelocNode(LifecycleNode):
     def _every_second(self) -> None:
         if self._images is not None:
             self._images.adapt()
+            self._camera_info.adapt()
+        self._recover_from_jump()
         timeout = self.settings.relocalize_timeout
         sentence = f'no image could be answered within {timeout:g} s; see /diagnostics'
         if self.demand.expire(timeout, sentence):

@@ -85,8 +85,10 @@ class NodeSettings:
     odometry_prior: bool = _parameter(
         True,
         'Tell the relocalizer where odometry (TF odom_frame -> base_frame) has carried the robot '
-        'since the last refined answer. It looks there first, and refuses what contradicts it: at '
-        'most five images in a row, because odometry does not notice that a robot is carried away.',
+        'since the last refined answer. It looks there first, and refuses what contradicts it, '
+        'until five images have been refused since: odometry does not notice that a robot is '
+        'carried away. A coarse answer that agrees with it and is less certain does not move '
+        'map_to_odom or map_to_base.',
         dynamic=True,
     )
     track: bool = _parameter(
@@ -113,7 +115,8 @@ class NodeSettings:
     rectified: bool = _parameter(
         False,
         'True when the images are rectified (image_rect): camera_info.p is used, without '
-        'distortion, instead of k and d.',
+        'distortion, instead of k and d. Diagnostics warn where false contradicts the name of the '
+        'topic.',
     )
     map_frame: str = _parameter('map', 'Frame that poses are published in.')
     map_T_scene: str = _parameter(

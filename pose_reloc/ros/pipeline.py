@@ -6,6 +6,7 @@ it. The node publishes what comes out.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -17,6 +18,7 @@ import numpy as np
 from pose_reloc.camera import Camera
 from pose_reloc.camera_check import CameraCheck
 from pose_reloc.errors import CameraError, PoseRelocError
+from pose_reloc.gates import GateSettings, mahalanobis
 from pose_reloc.geometry import invert_pose
 from pose_reloc.ros.diagnostics import Outcome
 from pose_reloc.ros.messages import (
@@ -24,12 +26,13 @@ from pose_reloc.ros.messages import (
     camera_for_image,
     camera_from_info,
     image_from_message,
+    is_rectified,
     stamp_ns,
 )
 from pose_reloc.ros.parameters import NodeSettings, transform_from_text
 from pose_reloc.ros.prior import BasePrior, OdometryPrior
 from pose_reloc.ros.track import Track
-from pose_reloc.ros.transforms import TransformError
+from pose_reloc.ros.transforms import TransformError, lookup_near
 from pose_reloc.uncertainty import propagate_lever_arm, rotate_covariance
 
 # Clocks of two machines differ a little; an image stamped later than this has a broken clock.
@@ -83,6 +86,8 @@ class Answer:
         status: of the estimate: REFINED, COARSE or LOST; empty without an estimate.
         map_T_camera, camera_covariance_66: for ANSWERED and UNMOUNTED, else None.
         map_T_base, base_covariance_66: for ANSWERED, else None.
+        carried_map_T_base: where odometry has carried the last refined answer, if that agrees with
+            this one and is less uncertain; else None.
         raw_map_T_base, raw_covariance_66: what the network alone says, refused or not; None without
             an estimate or without a known mounting.
         view: for every outcome with an estimate, else None.
@@ -99,6 +104,7 @@ class Answer:
     camera_covariance_66: np.ndarray | None = None
     map_T_base: np.ndarray | None = None
     base_covariance_66: np.ndarray | None = None
+    carried_map_T_base: np.ndarray | None = None
     raw_map_T_base: np.ndarray | None = None
     raw_covariance_66: np.ndarray | None = None
     view: View | None = None
@@ -143,9 +149,19 @@ class Notices:
 class CameraSource:
     """The newest camera_info, or None while none came. Written by one thread, read by another."""
 
-    def __init__(self, rectified: bool, notices: Notices, expected: Callable[[], bool]):
-        """`expected()` tells whether somebody publishes camera_info at all."""
+    def __init__(
+        self,
+        rectified: bool,
+        notices: Notices,
+        expected: Callable[[], bool],
+        image_topic: str = '',
+    ):
+        """`expected()` tells whether somebody publishes camera_info at all.
+
+        The name of `image_topic` says whether `rectified` can be meant.
+        """
         self._rectified = rectified
+        self._image_topic = image_topic
         self._notices = notices
         self._expected = expected
         self._raw = None
@@ -165,11 +181,29 @@ class CameraSource:
         try:
             self._camera = camera_from_info(message, self._rectified)
             self._notices.clear('bad camera_info', 'camera_info can be used now')
+            self._compare_with_name(message)
         except CameraError as error:
             self._camera = None
             self._notices.set('bad camera_info', f'camera_info is not used: {error}')
         self._notices.clear('no camera_info', 'camera_info has come and is used from now on')
         self._arrived.set()
+
+    def _compare_with_name(self, message) -> None:
+        """Doubts `rectified: false` where the name of the topic does and it makes a difference."""
+        if self._rectified or not is_rectified(self._image_topic):
+            return
+        differs = False
+        with contextlib.suppress(CameraError):  # without a usable p there is no choice
+            differs = camera_from_info(message, True) != self._camera
+        if differs:
+            self._notices.set(
+                'rectified',
+                f"the images of '{self._image_topic}' are rectified by their name, but the "
+                'parameter rectified is false, so that k and d of camera_info are used: set it to '
+                'true (rectified:=true) to use p',
+            )
+        else:
+            self._notices.clear('rectified')
 
     def camera(self) -> Camera | None:
         """Waits a moment for the first message if somebody publishes it."""
@@ -231,11 +265,12 @@ class Mounting:
         return found
 
     def known(self, camera_frame: str, stamp: int) -> np.ndarray | None:
-        """The same without waiting and without a word; None while it is not known."""
+        """The same, or the newest before it, without waiting or a word; None while unknown."""
         if not self._settings.base_frame or self._camera_is_base:
             return np.eye(4)
         try:
-            return self._transforms.lookup(camera_frame, self._settings.base_frame, stamp)
+            base = self._settings.base_frame
+            return lookup_near(self._transforms.lookup, camera_frame, base, stamp)
         except TransformError:
             return None
 
@@ -378,7 +413,7 @@ class Pipeline:
             self._odometry.refused()
             sentence = f'no pose to trust: {", ".join(estimate.reasons)}'
             # The tracker counts such an answer among those that may overrule its belief.
-            undecided = bool(doubt) and estimate.reasons == ('contradicts_prior',)
+            undecided = bool(doubt) and self._track.counts(estimate)
             return replace(answer, sentence=sentence, undecided=undecided)
         if doubt:
             sentence = f'{doubt}: answers to more images must agree'
@@ -422,15 +457,29 @@ class Pipeline:
             )
         map_T_base = map_T_camera @ camera_T_base
         base_covariance = propagate_lever_arm(covariance, map_T_camera, camera_T_base)
+        carried = None
         # A coarse answer is too uncertain, and too uncertain of that, to judge the next by it.
         if answer.status == 'REFINED':
             self._odometry.accepted(answer.stamp, map_T_base, base_covariance)
         else:
-            self._odometry.agreed()
+            carried = self._carried(answer.stamp, map_T_base, base_covariance)
         return replace(
             answer, outcome=Outcome.ANSWERED, map_T_base=map_T_base,
-            base_covariance_66=base_covariance,
+            base_covariance_66=base_covariance, carried_map_T_base=carried,
         )  # fmt: skip
+
+    def _carried(self, stamp: int, map_T_base, covariance_66) -> np.ndarray | None:
+        """`Answer.carried_map_T_base` for a coarse answer. Forgets it if they contradict."""
+        carried = self._odometry.at(stamp) if self.settings.odometry_prior else None
+        if carried is None:
+            return None
+        apart = mahalanobis(carried.map_T_base, carried.covariance_66, map_T_base, covariance_66)
+        if apart > GateSettings().max_prior_distance:
+            # The track, or a person who pointed at the map, has overruled odometry.
+            self._odometry.clear()
+            return None
+        less = carried.covariance_66[:3, :3].trace() < covariance_66[:3, :3].trace()
+        return carried.map_T_base if less else None
 
     def _raw(self, estimate, camera_frame: str, stamp: int) -> dict[str, np.ndarray]:
         """The regressed pose as fields of an `Answer`; empty where there is none."""

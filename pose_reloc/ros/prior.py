@@ -16,8 +16,8 @@ import numpy as np
 from pose_reloc.geometry import invert_pose, pose_error
 from pose_reloc.ros.messages import MessageError, matrix_from_pose
 from pose_reloc.ros.parameters import NodeSettings
-from pose_reloc.ros.transforms import TransformError
-from pose_reloc.uncertainty import propagate_lever_arm
+from pose_reloc.ros.transforms import TransformError, lookup_near
+from pose_reloc.uncertainty import checked_covariance, propagate_lever_arm
 
 # Odometry of a wheeled robot or of a tracking camera drifts by a few percent of the way: standard
 # deviations per metre and per radian travelled.
@@ -26,8 +26,9 @@ _DRIFT_RAD_PER_M = 0.03
 _DRIFT_RAD_PER_RAD = 0.05
 # Of a robot that stands still: stamps are a little off, mountings give, covariances are optimistic.
 _LEAST_DRIFT_STD = np.array([0.05] * 3 + [np.radians(2.0)] * 3)
-# Odometry does not notice that the robot is lifted and carried away: after this many refusals in a
-# row the last answer says nothing any more.
+# Odometry does not notice that the robot is lifted and carried away: after this many refusals since
+# the last refined answer that answer says nothing any more. Coarse answers in between are too vague
+# to tell whether it still holds.
 _REFUSALS = 5
 # Hints come from people who point at a map, and from trackers that have lost their way. What RViz
 # writes for x, y and yaw is taken for the least of all: 0.5 m, 15 deg.
@@ -58,12 +59,10 @@ def prior_from_message(message, map_frame: str) -> BasePrior:
     frame = message.header.frame_id.lstrip('/')
     if frame != map_frame:
         raise MessageError(f"its frame_id must be '{map_frame}', got '{frame}'")
-    covariance = np.array(message.pose.covariance, dtype=np.float64).reshape(6, 6)
-    if not np.all(np.isfinite(covariance)):
-        raise MessageError('its covariance holds NaN or infinity')
-    covariance = (covariance + covariance.T) / 2
-    if np.linalg.eigvalsh(covariance)[0] < -1e-9 * max(np.trace(covariance), 1.0):
-        raise MessageError('its covariance has a negative eigenvalue')
+    try:
+        covariance = checked_covariance(np.reshape(message.pose.covariance, (6, 6)))
+    except ValueError as error:
+        raise MessageError(f'its covariance {error}') from error
     missing = np.maximum(_LEAST_HINT_STD**2 - np.diag(covariance), 0.0)
     return BasePrior(matrix_from_pose(message.pose.pose), covariance + np.diag(missing))
 
@@ -104,11 +103,6 @@ class OdometryPrior:
             self._forget()
             self._answer = (stamp, map_T_base, covariance_66)
 
-    def agreed(self) -> None:
-        """A coarse answer was published: refusals count anew. It is too vague to start from."""
-        with self._lock:
-            self._refusals = 0
-
     def refused(self) -> None:
         """An image was refused."""
         with self._lock:
@@ -125,7 +119,7 @@ class OdometryPrior:
             try:
                 if self._start is None:
                     self._start = self._seen = self._lookup(self._odom, self._base, answered)
-                odom_T_base = odom_T_base_near(self._lookup, self._odom, self._base, stamp)
+                odom_T_base = lookup_near(self._lookup, self._odom, self._base, stamp)
             except TransformError:
                 return None
             metres, radians = pose_error(self._seen, odom_T_base)
@@ -136,20 +130,6 @@ class OdometryPrior:
             carried = propagate_lever_arm(covariance, map_T_base, then_T_now)
             drift = _LEAST_DRIFT_STD**2 + drift_variances(self._metres, self._radians)
             return BasePrior(map_T_base @ then_T_now, carried + np.diag(drift))
-
-
-def odom_T_base_near(lookup, odom: str, base: str, stamp: int) -> np.ndarray:
-    """Odometry at `stamp` (ns), or the newest before it: a prior is not worth waiting for.
-
-    Raises:
-        TransformError: there is none.
-    """
-    try:
-        return lookup(odom, base, stamp)
-    except TransformError as error:
-        if not error.late:
-            raise
-        return lookup(odom, base, None)
 
 
 def drift_variances(metres: float, radians: float) -> np.ndarray:

@@ -84,6 +84,8 @@ class TfOutput:
         with self._lock:
             if (stamp, x) in self._own:
                 return
+            if not self.settings.tf_force:
+                self._held = None  # what was true before the other one came is not true after it
             self._foreign = f"'{parent}' -> '{child}'"
             self._foreign_until = np.inf if static else self._clock() + _FOREIGN_MEMORY_S
 
@@ -103,19 +105,36 @@ class TfOutput:
             'one (for Nav2: do not start AMCL), or set tf_mode to separate'
         )
 
-    def answer(self, stamp: int, map_T_base: np.ndarray, now: int) -> None:
-        """Sends or holds a new pose of the base; times in nanoseconds."""
+    def answer(
+        self,
+        stamp: int,
+        map_T_base: np.ndarray,
+        now: int,
+        carried_map_T_base: np.ndarray | None = None,
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Sends or holds a new pose of the base.
+
+        Args:
+            stamp, now: of the image, and the time (nanoseconds).
+            map_T_base: the pose (4, 4).
+            carried_map_T_base: a less uncertain one from odometry, for modes that move the robot:
+                who reads TF sees no covariance.
+            is_current: false once the clock has jumped back, which may be while this waits for
+                odometry.
+        """
         mode = self.settings.tf_mode
+        believed = map_T_base if carried_map_T_base is None else carried_map_T_base
         if mode == 'none':
             return
         if mode == 'separate' or (self.conflict() and not self.settings.tf_force):
             self._send(self.settings.reloc_frame, stamp, map_T_base)
         elif mode == 'map_to_base':
-            self._send(self.settings.base_frame, stamp, map_T_base)
-        else:
-            self._hold(stamp, map_T_base, now)
+            self._send(self.settings.base_frame, stamp, believed)
+        elif carried_map_T_base is None or self._held is None:  # else odometry goes on as it is
+            self._hold(stamp, believed, now, is_current)
 
-    def _hold(self, stamp: int, map_T_base: np.ndarray, now: int) -> None:
+    def _hold(self, stamp: int, map_T_base: np.ndarray, now: int, is_current) -> None:
         odom, base = self.settings.odom_frame, self.settings.base_frame
         try:
             base_T_odom = self._lookup(base, odom, stamp, self.settings.tf_timeout)
@@ -127,6 +146,8 @@ class TfOutput:
             return
         self.problem = ''
         with self._lock:
+            if not is_current():
+                return
             self._held = map_T_base @ base_T_odom
         self.tick(now)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from pose_reloc.geometry import invert_pose, pose_error
 from pose_reloc.ros.parameters import NodeSettings
-from pose_reloc.ros.prior import drift_variances, odom_T_base_near
-from pose_reloc.ros.transforms import TransformError
+from pose_reloc.ros.prior import drift_variances
+from pose_reloc.ros.transforms import TransformError, lookup_near
 from pose_reloc.uncertainty import propagate_lever_arm, rotate_covariance
 
 
@@ -56,6 +56,12 @@ class Track:
             verdict = self._tracker.judge(estimate).value
         return {'CONFIRMED': '', 'WAITING': 'waiting', 'REFUSED': 'contradicts_track'}[verdict]
 
+    def counts(self, estimate) -> bool:
+        """Whether the answer, though it is not confirmed, may help others to be: see `tracking`."""
+        from pose_reloc.tracking import is_candidate
+
+        return is_candidate(estimate)
+
     def _motion(self, stamp: int, camera_T_base: np.ndarray | None):
         """What odometry says of the camera since the image before; None where it says nothing."""
         from pose_reloc.tracking import Motion
@@ -64,7 +70,7 @@ class Track:
         if camera_T_base is None:
             return None
         try:
-            self._last = odom_T_base_near(self._lookup, self._odom, self._base, stamp)
+            self._last = lookup_near(self._lookup, self._odom, self._base, stamp)
         except TransformError:
             return None
         if before is None:

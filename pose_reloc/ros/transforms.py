@@ -263,6 +263,25 @@ class TransformTree:
         return target_T_ancestor @ ancestor_T_source
 
 
+def lookup_near(lookup, target: str, source: str, stamp: int) -> np.ndarray:
+    """target_T_source (4, 4) at `stamp` (ns), or the newest before it: for what cannot wait.
+
+    Args:
+        lookup: lookup(target, source, stamp_ns or None) -> target_T_source, without waiting.
+        target, source: frame names.
+        stamp: nanoseconds.
+
+    Raises:
+        TransformError: there is none.
+    """
+    try:
+        return lookup(target, source, stamp)
+    except TransformError as error:
+        if not error.late:
+            raise
+        return lookup(target, source, None)
+
+
 def _frame(name: str) -> str:
     """tf2 frame names have no leading slash; ROS 1 habits and old bags have."""
     return name[1:] if name.startswith('/') else name

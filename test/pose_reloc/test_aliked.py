@@ -63,6 +63,11 @@ def test_strongest_first_and_no_more_than_asked_for(opened, image):
     assert np.array_equal(few.uv, many.uv[:40])
 
 
+def test_an_image_may_be_a_view_that_runs_backwards(opened, image):
+    mirrored = opened['aliked'].extract(np.ascontiguousarray(image[:, ::-1]))
+    assert np.array_equal(opened['aliked'].extract(image[:, ::-1]).uv, mirrored.uv)
+
+
 def test_no_structure_no_features(opened):
     for features in opened.values():
         found = features.extract(np.full((240, 320, 3), 90, np.uint8))

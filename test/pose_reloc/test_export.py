@@ -1,5 +1,9 @@
 """The converted network: kept under names that cannot lie, and complete for other programs."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -73,6 +77,33 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv('POSE_RELOC_CACHE', '')
     monkeypatch.setenv('HOME', str(tmp_path / 'someone'))
     assert cache_folder() == tmp_path / 'someone' / '.cache' / 'pose_reloc'
+
+
+@pytest.mark.parametrize('owner', ['me', 'nobody yet', 'another', 'a link of another'])
+def test_without_a_home_the_cache_is_a_temporary_folder_of_the_user(
+    tiny_scene, monkeypatch, tmp_path, owner
+):
+    monkeypatch.delenv('POSE_RELOC_CACHE')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+
+    def homeless(path):
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(Path, 'expanduser', homeless)
+    folder = tmp_path / f'pose_reloc-{os.getuid()}'
+    if owner == 'a link of another':
+        folder.symlink_to(tmp_path)
+    elif owner != 'nobody yet':
+        folder.mkdir()
+    if 'another' in owner:
+        monkeypatch.setattr(os, 'getuid', lambda real=os.getuid(): real + 1)
+        folder.rename(folder.with_name(f'pose_reloc-{os.getuid()}'))
+        assert NetworkSource(tiny_scene).onnx()  # converted, and not kept
+        assert not cache_folder().exists() and len(list(tmp_path.rglob('*'))) == 1
+    else:
+        assert cache_folder() == folder
+        if owner == 'nobody yet':
+            assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_without_the_package_the_extra_is_named(tiny_scene, monkeypatch):

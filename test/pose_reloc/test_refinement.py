@@ -18,9 +18,15 @@ from pose_reloc.features import (
     root_sift,
     unit_descriptors,
 )
-from pose_reloc.geometry import invert_pose, perturb_pose, pose_error, pose_matrix
+from pose_reloc.geometry import (
+    invert_pose,
+    perturb_pose,
+    pose_error,
+    pose_matrix,
+    pose_residual,
+)
 from pose_reloc.landmarks import LandmarkMap, global_descriptor, view_overlap
-from pose_reloc.refine import Refiner
+from pose_reloc.refine import Evidence, Refiner, _Query
 from pose_reloc.relocalizer import PosePrior, Relocalizer, Status
 from pose_reloc.scene import SceneModel
 
@@ -118,6 +124,48 @@ def test_pnp_finds_the_pose_through_a_distorting_lens(wrong):
     assert refiner.refine(None, CAMERA, [])[0] is not None
 
 
+def test_the_far_rim_of_a_fisheye_lens_does_not_make_a_pose_surer():
+    """Its errors are huge in the pinhole; beyond 90 deg a pixel has no ray with z = 1 at all."""
+    rng = np.random.default_rng(1)
+    camera = Camera(1280, 1280, 390.0, 390, 640, 640, (0.02, -0.005, 0.001, 0), 'equidistant')
+    squared = []
+    for _ in range(4):
+        points = rng.uniform((-6, -5, -1), (6, 5, 5), (1500, 3))
+        truth = perturb_pose(np.eye(4), rng.normal(size=6) * 0.05)
+        rays = (points - truth[:3, 3]) @ truth[:3, :3]
+        angle = np.arctan2(np.hypot(rays[:, 0], rays[:, 1]), rays[:, 2])
+        seen = rng.permutation(np.flatnonzero((angle < np.deg2rad(89)) & (rays[:, 2] > 0.02)))[:400]
+        uv = camera.project(rays[seen]) + rng.normal(size=(400, 2)) * 0.7
+        uv = np.concatenate([uv, [[1279, 1279], [-9e3, 640]]]).astype(np.float32)  # behind 90 deg
+        descriptors = _descriptors(rng, len(points))
+        refiner = Refiner(_map(rng, points, descriptors, np.eye(4)[None]))
+        refiner._features = _Given(Features(uv, descriptors[np.r_[seen, seen[:2]]]))
+        found, _ = refiner.refine(None, camera, [np.eye(4)])
+        residual = pose_residual(truth, found.world_T_camera)
+        squared.append(residual @ np.linalg.solve(found.covariance_66, residual))
+        # The pixels are those of the given image, in which landmarks lie where they were drawn.
+        drawn = camera.project((found.points - truth[:3, 3]) @ truth[:3, :3])
+        assert np.abs(drawn - found.uv).max() < 10
+        assert len(found.uv) > 0.9 * np.sum(angle[seen] < np.deg2rad(68))
+        assert np.isin(found.uv, uv).all()
+    assert np.mean(squared) < 18  # 6 is expected
+
+
+@pytest.mark.parametrize(
+    'distortion', [(-0.02, -0.005, -0.001, 0.0), (0.3, 0.1, 0.0, 0.0), (-0.15, 0.0, 0.0, 0.0)]
+)
+def test_every_feature_of_a_query_has_the_ray_of_its_pixel(distortion):
+    """OpenCV cuts rays off at 90 deg, and turns those beyond to the other side."""
+    camera = Camera(2000, 2000, 390.0, 390.0, 1000.0, 1000.0, distortion, 'equidistant')
+    uv = np.stack([np.linspace(0, 1999, 400), np.full(400, 1000.0)], axis=1).astype(np.float32)
+    query = _Query(Features(uv, np.zeros((400, 128), np.uint8)), camera)
+    rays = query.camera.unproject(query.features.uv, np.ones(len(query.features)))
+    angle = np.rad2deg(np.arctan(np.abs(rays[:, 0])))
+    assert len(query.features) > 100 and angle.max() < 70
+    assert np.allclose(camera.project(rays), query.given_uv, atol=1)
+    assert (np.sign(rays[:, 0]) == np.sign(query.given_uv[:, 0] - 1000)).all()
+
+
 def test_few_matches_prove_nothing_but_vote():
     """Of 20 right and 40 random matches no pose is proven; the right one has most votes."""
     rng = np.random.default_rng(15)
@@ -207,6 +255,24 @@ def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
     relocalizer._refiner._features = given = _Given(query)
     relocalizer.localize(image, CAMERA)
     assert given.matched == 2
+
+
+def test_a_refused_answer_tells_whether_landmarks_gave_it(tiny_scene, monkeypatch):
+    rng = np.random.default_rng(12)
+    points, descriptors, landmarks = _two_places(rng)
+    scene = replace(tiny_scene, train_world_T_camera=landmarks.poses, landmarks=landmarks,
+                    start_features=tiny_scene.start_features[:2])  # fmt: skip
+    relocalizer = Relocalizer(scene, 'cpu', backend='torch')
+    query = _query(rng, points, descriptors, np.eye(4), 0.5, 0.2)
+    image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    elsewhere = PosePrior(pose_matrix(np.eye(3), [3.0, 0, 0]), 1e-4 * np.eye(6))
+    relocalizer._refiner._features = _Given(query)
+    assert relocalizer.localize(image, CAMERA).refined
+    refused = relocalizer.localize(image, CAMERA, elsewhere)
+    assert refused.reasons == ('contradicts_prior',) and refused.refined
+    monkeypatch.setattr(relocalizer._refiner, 'refine', lambda *_: (None, Evidence(0.9)))
+    refused = relocalizer.localize(image, CAMERA, elsewhere)
+    assert refused.status is Status.LOST and not refused.refined
 
 
 def test_warming_up_refines_too(tiny_scene):
@@ -373,11 +439,25 @@ def test_a_keyframe_is_most_alike_itself():
         (np.full((4, 4), np.nan), np.eye(6)),
         (np.eye(4), np.eye(3)),
         (np.eye(4), np.full((6, 6), np.inf)),
+        (np.eye(4), -np.eye(6)),
+        (np.eye(4), np.diag([1, 1, 1, 1, 1, -1e-3])),
+        (np.zeros((4, 4)), np.eye(6)),
+        (np.diag([2.0, 2, 2, 1]), np.eye(6)),
+        (pose_matrix(np.eye(3), [1, 2, 3]).T, np.eye(6)),
     ],
 )
 def test_a_prior_that_is_none_is_refused(pose, covariance):
     with pytest.raises(SettingsError, match='prior'):
         PosePrior(pose, covariance)
+
+
+def test_a_prior_may_be_of_lists_singular_or_rounded():
+    rounded = np.eye(6) + np.triu(np.full((6, 6), 1e-12), 1)
+    for covariance in (np.eye(6), np.zeros((6, 6)), np.ones((6, 6)), rounded):
+        prior = PosePrior(np.eye(4).tolist(), covariance.tolist())
+        assert prior.world_T_camera.dtype == prior.covariance_66.dtype == np.float64
+        assert np.array_equal(prior.covariance_66, prior.covariance_66.T)
+        assert np.allclose(prior.covariance_66, covariance)
 
 
 def test_keyframes_out_of_sight_change_nothing():

@@ -228,13 +228,23 @@ def test_folders_that_cannot_be_written_are_named(small_scene, tmp_path):
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
-    left, alive = tmp_path / '.a.scene.x1y2', tmp_path / '.a.scene.z3'
+    left, alive = (tmp_path / f'.a.scene.pose_reloc-writing-{x}' for x in ('x1y2', 'z3'))
     left.write_bytes(b'half')
     import fcntl
 
     with open(alive, 'wb') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write_atomically(tmp_path / 'a.scene', b'whole')
-        assert sorted(os.listdir(tmp_path)) == ['.a.scene.z3', 'a.scene']
+        assert sorted(os.listdir(tmp_path)) == [alive.name, 'a.scene']
     write_atomically(tmp_path / 'a.scene', b'new')
     assert os.listdir(tmp_path) == ['a.scene'] and (tmp_path / 'a.scene').read_bytes() == b'new'
+
+
+def test_files_of_others_beside_the_target_are_left_alone(tmp_path):
+    (tmp_path / '.kitchen.d').mkdir()
+    others = [tmp_path / name for name in ('.kitchen.env', '.kitchen.scene.swp', '.kitchen.d/x')]
+    for path in others:
+        path.write_text('precious')
+    write_atomically(tmp_path / 'kitchen', b'scene')
+    write_atomically(tmp_path / 'kitchen.scene', b'scene')
+    assert all(path.read_text() == 'precious' for path in others)

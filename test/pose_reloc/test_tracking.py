@@ -12,8 +12,13 @@ COVARIANCE = np.diag(STD**2)
 ODOMETRY = np.diag(np.array([0.01] * 3 + [0.005] * 3) ** 2)
 
 
-def answer(pose, status=Status.REFINED, reasons=()):
-    return PoseEstimate(status, pose, COVARIANCE, reasons=reasons)
+def answer(pose, status=Status.REFINED, reasons=(), **given):
+    return PoseEstimate(status, pose, COVARIANCE, reasons=reasons, **given)
+
+
+def refused(pose, **given):
+    """The relocalizer refuses what contradicts its prior."""
+    return answer(pose, Status.LOST, ('contradicts_prior',), **given)
 
 
 def way(count):
@@ -79,13 +84,25 @@ def test_a_camera_that_was_carried_away_is_found_again():
     truths = way(16)
     there = [perturb_pose(pose, [4.0, 0, 0, 0, 0, 0]) for pose in truths]
     given = noisy(truths)[:8] + noisy(there)[8:]
-    # The relocalizer refuses what contradicts its prior; the pose still counts as a witness.
-    for i in (8, 9, 10):
-        given[i] = answer(given[i].world_T_camera, Status.LOST, ('contradicts_prior',))
+    for i in (8, 9, 10):  # still witnesses
+        given[i] = refused(given[i].world_T_camera, likeness=0.9, refined=True)
     verdicts, priors = follow(Tracker(), truths, given)
     assert verdicts[8:10] == [Verdict.REFUSED] * 2
     assert verdicts[10:] == [Verdict.CONFIRMED] * 6
     assert np.linalg.norm(priors[11].world_T_camera[:3, 3] - there[11][:3, 3]) < 0.2
+
+
+@pytest.mark.parametrize('landmarks', [True, False])
+def test_regressed_poses_end_a_belief_only_where_there_are_no_landmarks(landmarks):
+    """A network errs alike in image after image."""
+    truths = way(16)
+    there = [perturb_pose(pose, [2.5, 0, 0, 0, 0, 0]) for pose in truths]
+    likeness = 0.9 if landmarks else None
+    given = noisy(truths)[:8] + [refused(pose, likeness=likeness) for pose in there[8:]]
+    verdicts, priors = follow(Tracker(), truths, given)
+    kept = truths if landmarks else there
+    assert np.linalg.norm(priors[15].world_T_camera[:3, 3] - kept[15][:3, 3]) < 0.2
+    assert (Verdict.CONFIRMED in verdicts[8:]) is not landmarks
 
 
 def test_an_answer_refused_for_another_reason_is_no_witness():

@@ -23,6 +23,12 @@ def drive(count=60):
     return pose_matrix(R, np.stack([x, y, 0.02 * np.cos(9 * s)], axis=1))
 
 
+def scaled(poses, factor):
+    poses = poses.copy()
+    poses[:, :3, 3] *= factor
+    return poses
+
+
 def noisy(poses, metres, degrees, seed):
     rng = np.random.default_rng(seed)
     sigma = np.repeat([metres, np.deg2rad(degrees)], 3)
@@ -78,17 +84,15 @@ def test_a_straight_corridor_is_held_by_the_orientations():
 
 def test_scale_is_told_and_applied_only_when_asked():
     scene = drive()
-    scaled = scene.copy()
-    scaled[:, :3, 3] *= 1.02
-    found = align(scene, MAP_T_SCENE @ scaled)
+    found = align(scene, MAP_T_SCENE @ scaled(scene, 1.02))
     assert found.scale == pytest.approx(1.02, abs=1e-6)
     assert np.linalg.norm(found.residual_N6[:, :3], axis=1).max() > 0.05
-    scaled[:, :3, 3] *= 5
+    map_ = MAP_T_SCENE @ scaled(scene, 5.1)
     with pytest.raises(AlignError, match='--sim3'):
-        align(scene, MAP_T_SCENE @ scaled)
-    found = align(scene, MAP_T_SCENE @ scaled, AlignSettings(with_scale=True))
+        align(scene, map_)
+    found = align(scene, map_, AlignSettings(with_scale=True))
     assert found.scale == pytest.approx(5.1)
-    np.testing.assert_allclose(moved(found, scene), MAP_T_SCENE @ scaled, atol=1e-8)
+    np.testing.assert_allclose(moved(found, scene), map_, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +101,9 @@ def test_scale_is_told_and_applied_only_when_asked():
         (drive(2), drive(2), 'too few'),
         (np.tile(np.eye(4), (9, 1, 1)), np.tile(np.eye(4), (9, 1, 1)), 'span only 0.00 m'),
         (drive(), np.random.default_rng(0).permutation(drive()), 'agree'),
+        (scaled(drive(), 1000), drive(), 'only 0 of 60 pairs agree .* --sim3'),
     ],
-    ids=['two', 'one place', 'unrelated'],
+    ids=['two', 'one place', 'unrelated', 'millimetres'],
 )
 def test_what_says_nothing_is_refused(scene, map_, message):
     with pytest.raises(AlignError, match=message):

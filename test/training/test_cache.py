@@ -1,6 +1,8 @@
 """The training cache: what it holds, and that it is whole or absent."""
 
 import os
+import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import invert_pose
 from training.cache import CacheSettings, build_cache
 from training.datasets import open_dataset
+from training.datasets.depth import DepthImage
 
 
 @pytest.fixture(scope='module')
@@ -62,9 +65,31 @@ def test_a_second_call_reads_what_the_first_wrote(samples, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_damaged_image_leaves_no_cache(samples, tmp_path, room):
-    from dataclasses import replace
+def test_other_depth_and_other_points_make_another_cache(samples, tmp_path, monkeypatch):
+    file = tmp_path / 'depth.png'
+    shutil.copy(samples[0].depth_loader.path, file)
+    loader = replace(samples[0].depth_loader, path=file)
 
+    def build(**loaders):
+        sample = replace(samples[0], **loaders)
+        return build_cache([sample], CacheSettings(48, 8), tmp_path / 'caches')
+
+    first = build(depth_loader=loader)
+    with monkeypatch.context() as unread:
+        unread.delattr(DepthImage, '__call__')
+        assert build(depth_loader=loader).sha256 == first.sha256
+    twice = build(depth_loader=replace(loader, unit_m=2 * loader.unit_m))
+    np.testing.assert_allclose(twice.depth_range, 2 * first.depth_range, rtol=1e-6)
+    cv2.imwrite(str(file), 3 * cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+    thrice = build(depth_loader=loader)
+    np.testing.assert_allclose(thrice.depth_range, 3 * first.depth_range, rtol=1e-6)
+    for z in (1.0, 2.0):
+        point = samples[0].world_T_camera[:3] @ (0, 0, z, 1)
+        cache = build(depth_loader=None, points_loader=lambda point=point: point[None])
+        np.testing.assert_allclose(cache.depth_range, z)
+
+
+def test_a_damaged_image_leaves_no_cache(samples, tmp_path, room):
     broken = tmp_path / 'frame.png'
     broken.write_bytes(samples[0].image_path.read_bytes()[:5000])
     root = tmp_path / 'cache'
@@ -78,7 +103,7 @@ def test_what_a_killed_builder_left_is_removed(samples, tmp_path):
     if dead == 0:
         os._exit(0)
     os.waitpid(dead, 0)
-    left = tmp_path / f'.building-{dead}-xyz'
+    left = tmp_path / f'.cache.pose_reloc-writing-{dead}'
     left.mkdir()
     (left / 'images.npy').write_bytes(b'half')
     build_cache(samples, CacheSettings(short_side=60), tmp_path)

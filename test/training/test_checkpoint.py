@@ -106,7 +106,7 @@ def test_training_does_not_wait_for_the_disk(tmp_path, unlimited, monkeypatch):
 
 
 def test_what_a_killed_run_left_behind_is_removed(tmp_path):
-    left = tmp_path / '.checkpoint.pt.x3k2'
+    left = tmp_path / '.checkpoint.pt.pose_reloc-writing-x3k2'
     left.write_bytes(b'half')
     with CheckpointWriter(tmp_path) as writer:
         writer.offer(lambda: make_state(1))

@@ -57,6 +57,14 @@ def test_few_answers_are_no_measure():
     assert calibration.least_likeness == pytest.approx(0.32)
 
 
+@pytest.mark.parametrize(('blocks', 'size', 'scale'), [(1, 1, 4), (2, 1, 4), (3, 1, 1), (1, 5, 25)])
+def test_few_blocks_are_no_measure_unless_of_large_errors(blocks, size, scale):
+    """Within a block errors are alike: of one, nobody knows how another differs."""
+    errors = size * np.random.default_rng(4).normal(size=(30, 6))
+    rehearsal = replace(_rehearsed(errors), blocks=np.arange(30) % blocks)
+    assert rehearsal.calibration().refined_scale == pytest.approx(scale, rel=0.2)
+
+
 def test_a_map_is_asked_without_the_block_around_an_image(room, monkeypatch):
     dataset = open_dataset('7scenes', room)
     samples = dataset.train[:12]

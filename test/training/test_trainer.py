@@ -1,22 +1,25 @@
 """The trainer: it learns, keeps frames apart, repeats itself, and says what is wrong."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tqdm import tqdm
 
-from pose_reloc.errors import SettingsError, TrainingError, WeightsError
+from pose_reloc.errors import DatasetError, SettingsError, TrainingError, WeightsError
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.relocalizer import Relocalizer
 from pose_reloc.scene import SceneModel
 from training.batches import Batches
-from training.build import build_scene
+from training.build import build_scene, with_landmarks
 from training.cache import CacheSettings, build_cache
 from training.datasets import open_dataset
 from training.evaluate import evaluate
 from training.held_out import held_out_blocks
+from training.losses import LossSettings
+from training.mapping import MappingSettings
 from training.settings import TrainSettings, load_preset
 from training.trainer import Trainer, train
 from training.view_synthesis import ViewSettings
@@ -87,6 +90,34 @@ def test_held_out_frames_are_blocks_as_long_as_another_visit_is_away():
 def test_fewer_images_than_a_batch_is_a_sentence(cache, sequences):
     with pytest.raises(TrainingError, match='--batch'):
         train(cache, sequences, replace(SMALL, batch=64))
+
+
+def test_the_batch_that_is_advised_works(cache, sequences):
+    one = replace(
+        cache,
+        **{
+            name: getattr(cache, name)[:1]
+            for name in ('images', 'world_T_camera', 'depth', 'points', 'depth_range')
+        },
+    )
+    with pytest.raises(TrainingError, match='use --batch 1 or less'):
+        train(one, sequences[:1], replace(SMALL, batch=2))
+    assert train(one, sequences[:1], replace(SMALL, batch=1, epochs=1)).recipe['images'] == 1
+
+
+@pytest.mark.parametrize('loss', ['local_homography', 'global_homography', 'geometric'])
+def test_depth_that_is_empty_everywhere_is_named_before_training(loss, cache, sequences):
+    empty = replace(
+        cache,
+        points=np.full_like(cache.points, np.nan),
+        depth_range=np.full_like(cache.depth_range, np.nan),
+        global_depth_range=None,
+    )
+    with pytest.raises(TrainingError, match='none of the .* shows depth .* --loss'):
+        Trainer(empty, sequences, replace(SMALL, loss=LossSettings(loss)))
+    if loss != 'geometric':
+        by_hand = LossSettings(loss, depth_range=(1, 4))
+        train(empty, sequences, replace(SMALL, loss=by_hand, epochs=1))
 
 
 def test_divergence_is_a_sentence(cache, sequences):
@@ -212,6 +243,47 @@ def test_a_finished_run_resumes_to_its_result_and_can_be_prolonged(cache, sequen
     assert longer.recipe['epochs'] == 4 and longer.history[: len(first.history)] == first.history
     for name, tensor in first.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], tensor)
+
+
+def test_a_run_that_resumes_with_less_than_it_has_spent_ends_validated(
+    cache, sequences, tmp_path, monkeypatch
+):
+    settings = replace(SMALL, validate_every=50)
+    one_epoch = Trainer._one_epoch
+
+    def interrupted(trainer, *arguments):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+        return one_epoch(trainer, *arguments)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Trainer, '_one_epoch', interrupted)
+        train(cache, sequences, settings, tmp_path)
+    result = train(cache, sequences, replace(settings, epochs=1), tmp_path, resume=True)
+    assert [row['epoch'] for row in result.history] == [result.recipe['epochs']]
+
+
+def moved(samples, metres):
+    shift = np.zeros((4, 4))
+    shift[0, 3] = metres
+    return [replace(s, world_T_camera=s.world_T_camera + shift) for s in samples]
+
+
+def test_cameras_far_from_the_origin_are_refused(dataset):
+    far = replace(dataset, train=moved(dataset.train, 5e6))
+    with pytest.raises(DatasetError, match='5000 km from the origin .* [Ss]ubtract one constant'):
+        build_scene(far, SMALL, 'room', '')
+    with pytest.raises(DatasetError, match='5000 km from the origin'):
+        with_landmarks(None, far.train, MappingSettings())
+
+
+def test_images_10_km_away_and_1_cm_apart_are_not_those_of_the_scene(dataset):
+    poses = [sample.world_T_camera for sample in moved(dataset.train, 10_000)]
+    scene = SimpleNamespace(
+        train_world_T_camera=np.array(poses), header=SimpleNamespace(name='room')
+    )
+    with pytest.raises(DatasetError, match='not the training images of scene room'):
+        with_landmarks(scene, moved(dataset.train, 10_000.01), MappingSettings())
 
 
 def test_no_tensor_is_read_back_within_an_epoch(cache, sequences, monkeypatch):

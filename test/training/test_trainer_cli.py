@@ -224,9 +224,9 @@ def test_divergence_says_why_and_keeps_what_can_be_gone_on_from(
 
 
 def test_divergence_by_an_absurd_pose_names_the_image(room, train, tmp_path, capsys):
-    folder = write_table(room, tmp_path / 'table', far=1e30)
-    options = [*table_options(room), '--loss', 'maxerror', '--epochs', '3']
-    code, out = train(folder, *options, kind='csv')
+    folder = write_table(room, tmp_path / 'table', far=1.5e4)
+    options = [*table_options(room), '--loss', 'maxerror', '--epochs', '9']
+    code, out = train(folder, *options, '--learning-rate', '1e20', kind='csv')
     error = capsys.readouterr().err
-    assert code == 2 and "training image 3 (sequence 'walk') lies 1e+30 m" in error
+    assert code == 2 and "training image 3 (sequence 'walk') lies 1.5e+04 m" in error
     assert '`pose_reloc inspect`' in error and not out.exists()

@@ -122,7 +122,7 @@ def settings_from(args) -> TrainSettings:
 
 def run(args) -> int:
     """Trains and writes the scene file."""
-    from training.build import build_scene, with_landmarks
+    from training.build import build_scene, check_origin, with_landmarks
     from training.mapping import build_map
     from training.processes import leads
     from training.seen_points import lacks_depth, with_seen_points
@@ -133,6 +133,7 @@ def run(args) -> int:
     settings = settings_from(args)
     mapping = None if args.no_map else mapping_settings_from(args)
     dataset = open_from(args)
+    check_origin(dataset.train)  # before anything that takes minutes
     if leads():
         for note in [*dataset.notes, *dataset.warnings]:
             print(f'note: {note}')

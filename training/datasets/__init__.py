@@ -34,6 +34,10 @@ LOADERS = {
 class Sample:
     """One posed image.
 
+    A loader of depth or points may have a method `source` that says, without reading anything, what
+    its result depends on: files and settings, for JSON. Without it the result itself is looked at
+    to tell whether it changed.
+
     Attributes:
         image_path: the colour image; only a name where `image_loader` gives it.
         camera: the camera that took it, with distortion.

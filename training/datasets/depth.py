@@ -11,11 +11,12 @@ import numpy as np
 from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
 from training.datasets import read_image
+from training.datasets.files import file_state
 
 
 @dataclass(frozen=True)
 class DepthImage:
-    """One 16-bit depth image and how it relates to the colour image of the same instant.
+    """Reads one 16-bit depth image when it is called, as the colour camera would see it.
 
     Attributes:
         path: the file.
@@ -32,7 +33,16 @@ class DepthImage:
     unit_m: float = 0.001
     invalid: tuple[int, ...] = (0, 65535)
 
-    def load(self) -> np.ndarray:
+    def source(self) -> list:
+        """What the depth depends on, see `Sample`.
+
+        Raises:
+            DatasetError: the file is missing.
+        """
+        cameras = [self.depth.to_dict(), self.color.to_dict(), self.color_T_depth.tolist()]
+        return [file_state(self.path), *cameras, self.unit_m, self.invalid]
+
+    def __call__(self) -> np.ndarray:
         """Depth (H, W) float32 in metres in the colour camera; 0 where unknown.
 
         Raises:

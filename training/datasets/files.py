@@ -68,6 +68,19 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DatasetError(f'cannot read the image header of {path}: {error}') from error
 
 
+def file_state(path: Path) -> list:
+    """Place, size in bytes and time of change (ns) of a file, without reading it; for JSON.
+
+    Raises:
+        DatasetError: there is no such file.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DatasetError(f'cannot read {path}: {error.strerror}') from error
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
 def missing_images(paths: Sequence[Path]) -> list[str]:
     """A warning, or none, about images that are named but not there."""
     missing = [path for path in paths if not os.path.isfile(path)]

@@ -81,7 +81,7 @@ def _sequence(path: Path, name: str, color: Camera, depth: dict, color_T_depth) 
         depth_path = folder / f'{stem}.depth.png'
         loader = None
         if depth_path.is_file():
-            loader = DepthImage(depth_path, color=color, color_T_depth=color_T_depth, **depth).load
+            loader = DepthImage(depth_path, color=color, color_T_depth=color_T_depth, **depth)
         samples.append(
             Sample(
                 image_path,

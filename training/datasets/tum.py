@@ -107,8 +107,7 @@ def _read_recording(
         depth = _nearest(time, depth_times, limits.max_difference)
         loader = None
         if depth is not None:
-            image = DepthImage(depths[depth][1], camera, camera, unit_m=_DEPTH_UNIT_M)
-            loader = image.load
+            loader = DepthImage(depths[depth][1], camera, camera, unit_m=_DEPTH_UNIT_M)
         samples.append(Sample(image_path, camera, pose, folder.resolve().name, time, loader))
     if not samples:
         raise DatasetError(f'no image of {folder} has a pose within the times of groundtruth.txt')

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pose_reloc.ros.messages import is_rectified
 from pose_reloc.ros.transforms import TransformError, TransformTree
 from training.align import read_trajectory
 from training.datasets.bag import Bag, Topic, Truth
-from training.datasets.bag.reading import is_rectified
 from training.replay.settings import ReplaySettings
 
 

@@ -41,6 +41,7 @@ class FakeEstimate:
     matches: object = None
     likeness: float | None = None
     camera_fit: object = None
+    refined: bool = False
 
 
 class FakeRelocalizer:

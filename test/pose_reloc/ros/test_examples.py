@@ -98,6 +98,20 @@ def test_launch_arguments_that_set_parameters_are_parameters():
             assert default == (str(value).lower() if isinstance(value, bool) else value), name
 
 
+def test_launch_topics_are_names_of_the_node(make_system, make_fake):
+    """Each, remapped to a topic of another name or of its own, is where the node listens."""
+    from pose_reloc.ros.subscription import image_topics
+
+    text = (ROOT / 'launch' / 'reloc.launch.py').read_text()
+    names = dict(re.findall(r"'(\w+)': '(.+)'", re.search(r'_TOPICS = {(.*?)}', text, re.S)[1]))
+    assert set(names) == {'image', 'camera_info', 'initial_pose', 'trigger'}
+    for topic in ('/calibration', '/camera_info'):
+        rules = (f'{names["image"]}:=/front/image_raw', f'{names["camera_info"]}:={topic}')
+        arguments = [word for rule in rules for word in ('-r', rule)]
+        node = make_system(make_fake([], None), arguments=arguments).node
+        assert image_topics(node, 'raw') == ('/front/image_raw', topic)
+
+
 def test_rviz_and_fast_dds_files_can_be_read():
     rviz = yaml.safe_load((CONFIG / 'reloc.rviz').read_text())
     assert (

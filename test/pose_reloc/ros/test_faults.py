@@ -414,6 +414,43 @@ def test_a_gpu_that_fails_is_replaced_by_the_cpu(
     assert loaded == ['auto', 'cpu', 'auto'], 'then the GPU gets another chance'
 
 
+def test_a_cpu_that_comes_too_late_is_not_kept(make_system, make_fake, poses, wait, monkeypatch):
+    """The node is deactivated, and active anew, while the place of a failed GPU is being filled."""
+    import gc
+    import weakref
+
+    from pose_reloc.ros.worker import Worker
+
+    monkeypatch.setattr(Worker.stop, '__defaults__', (0.1,))
+    broken, loading, go, late = [True], threading.Event(), threading.Event(), []
+
+    def load(settings):
+        fake = make_fake(poses, COVARIANCE)
+        if settings.device == 'cpu':
+            late.append(weakref.ref(fake))
+            fake.describe = lambda: 'too late'
+            loading.set()
+            assert go.wait(20)
+        elif broken[0]:
+            fake.localize = lambda *_: (_ for _ in ()).throw(gpu_errors()[0])
+        return fake
+
+    system = make_system(None, load=load, max_image_age=0.0, base_frame='')
+    system.start()
+    system.send(1)
+    assert loading.wait(20)
+    assert system.transition('deactivate')
+    broken[0] = False
+    assert system.transition('activate')
+    go.set()
+    wait(lambda: [t.name for t in threading.enumerate()].count('inference') == 1)
+    gc.collect()
+    assert late[0]() is None, 'nobody refers to it any more'
+    assert system.node._facts['network'] == 'nothing at all'
+    system.wait_connected()
+    assert answers(system)
+
+
 def test_where_nothing_computes_it_is_an_error_and_the_node_lives(
     make_system, make_fake, poses, wait
 ):

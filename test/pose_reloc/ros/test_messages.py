@@ -115,6 +115,21 @@ def test_bayer_of_a_plain_colour(pattern, bits):
     np.testing.assert_array_equal(image, np.tile([210, 120, 30], (HEIGHT, WIDTH, 1)))
 
 
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('pattern', ['rggb', 'grbg'])
+def test_a_compressed_mosaic_is_the_raw_one(pattern, bits):
+    """As image_transport makes it: the mosaic as it is, its encoding in `format`."""
+    sent = noise(1) if bits == 8 else noise(1).astype(np.uint16) * 257
+    truth = image_from_message(raw(sent, f'bayer_{pattern}{bits}'))
+    data = cv2.imencode('.png', sent)[1]
+    kind = f'bayer_{pattern}{bits}; png compressed '
+    np.testing.assert_array_equal(image_from_message(compressed(data, kind)), truth)
+    # Where it has made colours of the mosaic, it says so; and a header may lie.
+    data = cv2.imencode('.png', RGB[..., ::-1])[1]
+    for lie in (kind, f'{kind}bgr8', f'bayer_x{bits}; png compressed '):
+        np.testing.assert_array_equal(image_from_message(compressed(data, lie)), RGB)
+
+
 def test_data_may_be_an_array_and_rgb8_is_not_copied():
     message = raw(RGB, 'rgb8')
     message.data = np.frombuffer(message.data, np.uint8)

@@ -256,6 +256,57 @@ def test_camera_info_is_used_and_its_change_noticed(start, wait):
         assert seen[-1].distortion[0] == 0.1
 
 
+def test_a_camera_info_that_was_sent_once_is_received(make_system, make_fake, poses, wait):
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    system = make_system(make_fake(poses, COVARIANCE), max_image_age=0.0, base_frame='')
+    kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    latched = system.client.create_publisher(CameraInfo, 'camera_info', kept)
+    info = CameraInfo(width=32, height=24)
+    info.k = [20.0, 0.0, 15.5, 0.0, 20.0, 11.5, 0.0, 0.0, 1.0]
+    latched.publish(info)
+    system.start()
+    wait(lambda: system.node._pipeline.camera._camera)
+    assert system.outcome(system.send(0))[0] == 'answered'
+    assert system.relocalizer.cameras[-1].fx == 20.0
+    # And those who keep nothing are still heard.
+    info.k[0] = 25.0
+    system.info_publisher.publish(info)
+    wait(lambda: system.node._pipeline.camera._camera.fx == 25.0)
+
+
+def test_a_rectified_topic_is_known_by_its_name(make_system, make_fake, poses, wait):
+    from sensor_msgs.msg import CameraInfo
+
+    arguments = ('-r', 'image:=image_rect')
+    system = make_system(make_fake(poses, COVARIANCE), base_frame='', arguments=arguments)
+    assert system.node.start()
+    wait(lambda: system.info_publisher.get_subscription_count() > 0)
+    info = CameraInfo(width=32, height=24, distortion_model='plumb_bob', d=[-0.3, 0.1, 0, 0, 0.0])
+    info.k = [30.0, 0.0, 15.5, 0.0, 30.0, 11.5, 0.0, 0.0, 1.0]
+    info.p = [24.0, 0.0, 15.5, 0.0, 0.0, 24.0, 11.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    system.info_publisher.publish(info)
+    wait(lambda: any("'/image_rect'" in said for said in system.node._said.sentences()))
+
+
+def test_a_coarse_answer_leaves_map_to_odom_to_odometry(make_fake, start, wait):
+    near, off = np.eye(4), np.eye(4)
+    off[0, 3] = 0.8
+    fake = make_fake([near, off], np.eye(6) * 1e-4)
+    system = start(fake, tf_mode='map_to_odom', base_frame='camera')
+    for index, status, variance in ((0, 'REFINED', 1e-4), (1, 'COARSE', 0.16)):
+        fake.status, fake.covariance_66 = status, np.eye(6) * variance
+        stamp = system.next_stamp()
+        system.send_transform('odom', 'camera', np.eye(4), stamp)
+        _, pose = system.pose(system.send(index, stamp))
+        np.testing.assert_allclose(pose, fake.poses[index], atol=1e-9)
+        before = len(sent_to(system, 'odom'))
+        wait(lambda: len(sent_to(system, 'odom')) > before + 1)  # noqa: B023
+    for sent in sent_to(system, 'odom')[1:]:
+        np.testing.assert_allclose(matrix_from_transform(sent.transform), near, atol=1e-9)
+
+
 def test_a_missing_mounting_is_said_and_found_later(start, poses, wait):
     from diagnostic_msgs.msg import DiagnosticStatus
 
@@ -380,6 +431,48 @@ def test_a_looped_clock_starts_again_from_nothing(make_fake, start, poses, wait)
     assert 'clock jump' in status.message
 
 
+def test_transforms_that_a_loop_of_the_clock_overtakes_do_no_lasting_harm(start, wait):
+    system = start(use_sim_time=True, base_frame='base_link', tf_timeout=0.0)
+    wait(lambda: system.clock_publisher.get_subscription_count() > 0)
+    for moment in (1000 * SECOND, 900 * SECOND):
+        system.tick(moment)
+        wait(lambda: system.node.get_clock().now().nanoseconds == moment)  # noqa: B023
+    system.send_transform('base_link', 'camera', np.eye(4), 1001 * SECOND)
+    wait(system.node._transforms.tree.frames)
+    moments = iter(range(900 * SECOND, 1000 * SECOND, SECOND // 10))
+
+    def drive():
+        moment = next(moments)
+        system.tick(moment)
+        system.send_transform('base_link', 'camera', np.eye(4), moment)
+        system.send(1, moment)
+        return system.outcome(moment)[0] == 'answered'
+
+    wait(drive)
+
+
+def test_another_source_of_time_starts_again_from_nothing(start, wait):
+    system = start(base_frame='camera', tf_mode='map_to_odom', tf_timeout=0.0)
+    moments = iter(range(1000 * SECOND, 2000 * SECOND, SECOND // 10))
+
+    def drive(stamp):
+        system.send_transform('odom', 'camera', np.eye(4), stamp)
+        system.outcome(system.send(1, stamp))
+        stamps = [stamp_ns(sent.header.stamp) for sent in sent_to(system, 'odom')]
+        return bool(stamps) and abs(stamps[-1] - stamp) < 10 * SECOND
+
+    wait(lambda: drive(system.node.get_clock().now().nanoseconds))
+    assert system.set_parameter('use_sim_time', True)[0]
+    wait(lambda: system.clock_publisher.get_subscription_count() > 0)
+
+    def replay():
+        moment = next(moments)
+        system.tick(moment)
+        return drive(moment)
+
+    wait(replay)
+
+
 def test_parameters_while_active(start):
     system = start(max_image_age=0.0)
     assert system.outcome(system.send(1))[0] == 'answered'
@@ -402,6 +495,16 @@ def test_parameters_while_active(start):
             ('/front/image_raw/compressed', '/front/camera_info'),
         ),
         (('image:=/a', 'camera_info:=/calibration'), 'raw', ('/a', '/calibration')),
+        (
+            ('image:=/front/image_raw', 'image/camera_info:=/camera_info'),
+            'raw',
+            ('/front/image_raw', '/camera_info'),
+        ),
+        (
+            ('__ns:=/robot1', 'image:=front/image', 'image/camera_info:=camera_info'),
+            'compressed',
+            ('/robot1/front/image/compressed', '/robot1/camera_info'),
+        ),
         (('image/compressed:=/jpeg',), 'compressed', ('/jpeg', '/camera_info')),
         (
             ('__ns:=/robot1', 'image:=front/image'),

@@ -130,6 +130,24 @@ def test_without_a_limit_only_the_zero_stamp_is_dropped(make_fake, poses, said):
     assert process(pipeline, image(0, 0)).outcome is Outcome.DROPPED
 
 
+@pytest.mark.parametrize(
+    'refined, likeness, undecided', [(True, 0.9, True), (False, 0.9, False), (False, None, True)]
+)
+def test_a_request_is_left_open_by_what_may_overrule_the_track(
+    make_fake, poses, said, refined, likeness, undecided
+):
+    from pose_reloc.relocalizer import PoseEstimate, Status
+
+    fake = make_fake(poses, np.eye(6))
+    reasons = ('contradicts_prior',)
+    fake.localize = lambda *_: PoseEstimate(
+        Status.LOST, poses[0], np.eye(6), reasons=reasons, likeness=likeness, refined=refined
+    )
+    answer = process(make_pipeline(fake, said, track=True), image())
+    assert (answer.outcome, answer.reasons) == (Outcome.REFUSED, reasons)
+    assert answer.undecided is undecided
+
+
 def test_a_message_without_a_stamp_or_a_crash_is_an_answer_too(make_fake, poses, said):
     errors = []
     pipeline = make_pipeline(make_fake(poses, np.eye(6)), said, errors=errors)
@@ -233,6 +251,83 @@ def test_a_moving_mount_is_looked_up_at_the_time_of_the_image(make_fake, poses, 
     assert process(pipeline, image(1, NOW + SECOND)).outcome is Outcome.UNMOUNTED
 
 
+def test_a_mounting_that_is_late_still_says_where_to_look(make_fake, poses, said):
+    transforms = Transforms()
+    transforms.tree.set('base_link', 'camera', NOW - SECOND // 30, poses[0])
+    fake = make_fake(poses, np.eye(6))
+    pipeline = make_pipeline(fake, said, transforms, base_frame='base_link')
+    hint = BasePrior(poses[1], np.eye(6))
+    answer = pipeline.process(Frame(image(2), time.perf_counter()), hint)
+    assert answer.outcome is Outcome.UNMOUNTED, 'an answer needs it exactly'
+    np.testing.assert_allclose(fake.priors[-1].world_T_camera, poses[1] @ poses[0], atol=1e-12)
+    assert answer.raw_map_T_base is not None
+
+
+class Drive:
+    """A robot with odometry that is localized once a second, and how well."""
+
+    FINE, COARSE = (np.diag([sigma**2] * 3 + [0.1 * sigma**2] * 3) for sigma in (0.03, 0.4))
+
+    def __init__(self, make_fake, said, **settings):
+        self.fake = make_fake([self.at(x) for x in (0.0, 1.0, 1.8, 9.0)], self.FINE)
+        self.transforms = Transforms()
+        self.transforms.tree.set('base_link', 'camera', 0, np.eye(4), static=True)
+        self.pipeline = make_pipeline(
+            self.fake, said, self.transforms,
+            base_frame='base_link', max_image_age=0.0, **settings,
+        )  # fmt: skip
+        self.stamp = NOW
+
+    @staticmethod
+    def at(x):
+        return np.block([[np.eye(3), np.array([[x], [0], [0]])], [np.zeros(3), 1.0]])
+
+    def look(self, index, status, covariance_66=None, hint=None, odom=0.0):
+        """The answer with pose `index` of `status`, at `odom` in the odometry."""
+        self.stamp += SECOND
+        self.transforms.tree.set('odom', 'base_link', self.stamp, self.at(odom))
+        self.fake.status = status
+        self.fake.covariance_66 = self.FINE if status == 'REFINED' else self.COARSE
+        if covariance_66 is not None:
+            self.fake.covariance_66 = covariance_66
+        return self.pipeline.process(Frame(image(index, self.stamp), 0.0), hint)
+
+
+def test_a_coarse_answer_knows_where_odometry_has_carried_the_refined_one(make_fake, said):
+    drive = Drive(make_fake, said)
+    assert drive.look(2, 'COARSE').carried_map_T_base is None, 'nothing is to be carried yet'
+    assert drive.look(1, 'REFINED').carried_map_T_base is None
+    answer = drive.look(2, 'COARSE', odom=0.25)
+    np.testing.assert_allclose(answer.map_T_base, drive.at(1.8))
+    np.testing.assert_allclose(answer.carried_map_T_base, drive.at(1.25))
+    assert drive.look(1, 'COARSE', drive.FINE, odom=0.25).carried_map_T_base is None, 'more certain'
+
+
+def test_who_overrules_odometry_moves_the_robot(make_fake, said):
+    drive = Drive(make_fake, said)
+    drive.look(1, 'REFINED')
+    hint = BasePrior(drive.at(9.0), np.eye(6))
+    assert drive.look(3, 'COARSE', hint=hint).carried_map_T_base is None
+    drive.look(3, 'COARSE')
+    assert drive.fake.priors[-1] is None, 'the old place is not looked at any more'
+
+    drive = Drive(make_fake, said, odometry_prior=False)
+    drive.look(1, 'REFINED')
+    assert drive.look(2, 'COARSE').carried_map_T_base is None
+
+
+def test_coarse_answers_do_not_keep_the_belief_in_an_old_place_alive(make_fake, said):
+    drive = Drive(make_fake, said)
+    drive.look(1, 'REFINED')
+    for _ in range(4):
+        drive.look(254, 'LOST')
+    drive.look(2, 'COARSE')
+    drive.look(254, 'LOST')
+    assert drive.fake.priors[-1] is not None
+    drive.look(1, 'REFINED')
+    assert drive.fake.priors[-1] is None, 'five were refused since the last refined answer'
+
+
 def test_a_missing_mounting_costs_time_only_at_first_and_is_said_once(said):
     transforms = Transforms()
     transforms.tree.set('base_link', 'wheel', 0, np.eye(4), static=True)
@@ -306,6 +401,28 @@ def test_camera_info_is_parsed_once_and_followed_when_it_changes(said, monkeypat
     source.update(camera_info(50.0))
     assert source.camera().fx == 50.0
     assert said.notices.sentences() == ()
+
+
+@pytest.mark.parametrize(
+    'topic, rectified, p, doubted',
+    [
+        ('/camera/image_rect_color', False, 24.0, True),
+        ('/camera/image_rect/compressed', False, 24.0, True),
+        ('/camera/image_rect', True, 24.0, False),
+        ('/camera/image_rect', False, 30.0, False),  # k and p are the same camera
+        ('/camera/image_rect', False, 0.0, False),  # there is no p
+        ('/camera/image_raw', False, 24.0, False),
+    ],
+)
+def test_a_name_that_contradicts_rectified_is_said(said, topic, rectified, p, doubted):
+    source = CameraSource(rectified, said.notices, lambda: True, topic)
+    info = camera_info(30.0)
+    info.p = [p, 0.0, 16.0, 0.0, 0.0, p, 12.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    source.update(info)
+    assert source.camera().fx == (p if rectified else 30.0), 'what was asked for'
+    assert [('rectified:=true' in text, topic in text) for text in said.warned] == (
+        [(True, True)] if doubted else []
+    )
 
 
 def test_the_first_image_waits_for_a_camera_info_that_is_on_its_way(said):

@@ -79,6 +79,41 @@ def test_missing_odometry_is_said_and_the_last_correction_is_held(poses):
     np.testing.assert_allclose(harness.sent[-1][3] @ poses[1], poses[0], atol=1e-12)
 
 
+def test_an_answer_that_the_clock_overtakes_is_not_held(poses):
+    """The clock jumps back while odometry is waited for; another thread clears everything then."""
+    harness = Harness(tf_mode='map_to_odom')
+    harness.tree.set('odom', 'base_link', 100 * SECOND, poses[0])
+    current, wait = [True], harness._lookup
+
+    def lookup(*question):
+        current[0] = False
+        harness.output.clear()
+        return wait(*question)
+
+    harness.output._lookup = lookup
+    harness.output.answer(100 * SECOND, poses[1], 100 * SECOND, is_current=lambda: current[0])
+    harness.output.tick(SECOND)
+    assert harness.sent == []
+
+
+def test_what_is_less_certain_than_odometry_does_not_move_the_robot(poses):
+    coarse, carried, odom_T_base, before = poses
+    harness = Harness(tf_mode='map_to_odom')
+    for second in (1, 2, 3):
+        harness.tree.set('odom', 'base_link', second * SECOND, odom_T_base)
+    harness.output.answer(SECOND, coarse, SECOND, carried)
+    np.testing.assert_allclose(harness.sent[-1][3] @ odom_T_base, carried, atol=1e-12)
+    harness.output.answer(2 * SECOND, before, 2 * SECOND)
+    harness.output.answer(3 * SECOND, coarse, 3 * SECOND, carried)
+    harness.output.tick(4 * SECOND)
+    np.testing.assert_allclose(harness.sent[-1][3] @ odom_T_base, before, atol=1e-12)
+
+    for mode, pose in (('map_to_base', carried), ('separate', coarse)):
+        harness = Harness(tf_mode=mode)
+        harness.output.answer(SECOND, coarse, SECOND, carried)
+        np.testing.assert_array_equal(harness.sent[-1][3], pose)
+
+
 @pytest.mark.parametrize('mode, child', [('map_to_odom', 'odom'), ('map_to_base', 'base_link')])
 def test_our_own_messages_are_no_conflict_and_foreign_ones_are(poses, mode, child):
     harness = Harness(tf_mode=mode)
@@ -98,6 +133,10 @@ def test_our_own_messages_are_no_conflict_and_foreign_ones_are(poses, mode, chil
 
     harness.now += 6.0
     assert harness.output.conflict() == '', 'the other one has been silent'
+    harness.output.tick(9 * SECOND)
+    assert len(harness.sent) == 2, 'what was true before it came is not said again'
+    harness.output.answer(SECOND, poses[1], 9 * SECOND)
+    assert harness.names()[2:] == [('map', child)]
 
 
 def test_a_static_owner_is_not_forgotten(poses):

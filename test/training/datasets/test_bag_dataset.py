@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import BagError, DatasetError
+from training.cache import CacheSettings, build_cache
 from training.datasets import open_dataset
 
 FIRST = 1_700_000_000_000_000_000
@@ -419,6 +420,10 @@ def test_several_depth_topics_must_be_chosen_from(builder, tmp_path):
     with pytest.raises(BagError, match='several depth topics: .*aligned.*--depth-topic, or none'):
         open_dataset('bag', path)
     assert open_dataset('bag', path, depth_topic=DEPTH).train[0].load_depth()[0, 1] == 1.001
+    caches = tmp_path / 'caches'
+    for topic in (DEPTH, '/camera/aligned_depth/image', DEPTH):
+        build_cache(open_dataset('bag', path, depth_topic=topic).train, CacheSettings(48), caches)
+    assert len(list(caches.iterdir())) == 2
 
 
 # Selection

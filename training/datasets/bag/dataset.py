@@ -244,7 +244,7 @@ def _depth_of(path: Path, depth: PickedDepth, color: Camera) -> Callable[[int], 
             depth.camera,
             color,
             depth.color_T_depth,
-        ).load
+        )
 
     return loader
 

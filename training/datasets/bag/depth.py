@@ -80,7 +80,7 @@ def _metres(raw_HW: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BagDepth:
-    """One depth image of a bag and how it relates to the colour image of the same instant.
+    """Reads one depth image of a bag when it is called, as the colour camera would see it.
 
     Attributes:
         path, topic, time, stamp: where it is.
@@ -96,7 +96,12 @@ class BagDepth:
     color: Camera
     color_T_depth: np.ndarray
 
-    def load(self) -> np.ndarray:
+    def source(self) -> list:
+        """What the depth depends on, see `Sample`; the bag's file is the sample's container."""
+        cameras = [self.depth.to_dict(), self.color.to_dict(), self.color_T_depth.tolist()]
+        return [self.topic, int(self.time), int(self.stamp), *cameras]
+
+    def __call__(self) -> np.ndarray:
         """Depth (H, W) float32 in metres in the colour camera; 0 where unknown.
 
         Raises:

@@ -9,12 +9,18 @@ import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import BagError, CameraError, PoseRelocError
-from pose_reloc.ros.messages import MessageError, camera_for_image, camera_from_info
+from pose_reloc.ros.messages import (
+    MessageError,
+    camera_for_image,
+    camera_from_info,
+    is_rectified,
+    plain_name,
+)
 from pose_reloc.ros.transforms import TransformError
 from training.datasets.bag.contents import BagContents, ImageTopic
 from training.datasets.bag.depth import depth_from_message
 from training.datasets.bag.poses import MAX_GAP_S, PoseTopic, Truth, topic_named_truth
-from training.datasets.bag.reading import Bag, camera_info_topic, is_rectified, plain_name
+from training.datasets.bag.reading import Bag, camera_info_topic
 from training.datasets.calibration import parse_intrinsics
 
 

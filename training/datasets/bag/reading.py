@@ -17,7 +17,13 @@ from rosbags.typesys import Stores, get_typestore
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import BagError, PoseRelocError
-from pose_reloc.ros.messages import MessageError, camera_from_info, image_from_message
+from pose_reloc.ros.messages import (
+    MessageError,
+    camera_from_info,
+    image_from_message,
+    is_rectified,
+    plain_name,
+)
 from pose_reloc.ros.transforms import TransformError, TransformTree
 from training.datasets.bag.mending import MendedMcap
 from training.datasets.bag.poses import (
@@ -370,20 +376,9 @@ class Bag:
             pass
 
 
-def plain_name(image_topic: str) -> str:
-    """The name of an image topic without that of its transport."""
-    return image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
-
-
 def camera_info_topic(image_topic: str) -> str:
     """The sibling `camera_info` of an image topic, raw or compressed."""
     return f'{plain_name(image_topic).rsplit("/", 1)[0]}/camera_info'
-
-
-def is_rectified(image_topic: str) -> bool:
-    """True for names such as image_rect_color: their camera is P of camera_info, not K and D."""
-    words = plain_name(image_topic).rsplit('/', 1)[-1].split('_')
-    return 'rect' in words or 'rectified' in words
 
 
 def largest_file(path: Path) -> Path:
