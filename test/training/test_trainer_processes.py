@@ -60,7 +60,7 @@ def test_two_processes_compute_what_one_computes(command, tmp_path):
     subprocess.run(one, check=True, env=environment, capture_output=True, timeout=300)
     out, error = two.communicate(timeout=300)
     assert two.returncode == 0, error
-    assert out.count('two.scene (') == 1 and out.count('training images') == 1
+    assert out.count('two.scene (') == 1 and out.count('48 training images') == 1
     rows = {}
     for name in ('one', 'two'):
         rows[name] = json.loads((tmp_path / f'{name}.scene.run' / 'metrics.json').read_text())

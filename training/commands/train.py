@@ -133,7 +133,7 @@ def run(args) -> int:
     settings = settings_from(args)
     mapping = None if args.no_map else mapping_settings_from(args)
     dataset = open_from(args)
-    check_origin(dataset.train)  # before anything that takes minutes
+    check_origin(dataset.split('train'))  # before anything that takes minutes
     if leads():
         for note in [*dataset.notes, *dataset.warnings]:
             print(f'note: {note}')
