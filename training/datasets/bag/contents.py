@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from pose_reloc.errors import BagError
 from pose_reloc.ros.messages import MessageError
 from pose_reloc.ros.transforms import TransformTree
@@ -116,8 +114,3 @@ def _add_image(images: ImageTopic, message) -> None:
     images.times.append(message.time)
     images.stamps.append(message.stamp)
     images.frame = images.frame or message.frame_id.removeprefix('/')
-
-
-def sorted_stamps(images: ImageTopic) -> np.ndarray:
-    """Stamps (N,) int64 in ascending order."""
-    return np.sort(np.array(images.stamps, dtype=np.int64))
