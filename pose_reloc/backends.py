@@ -34,12 +34,14 @@ class Regression(NamedTuple):
     Attributes:
         w_t_c: camera centres in the world (B, 3), metres.
         c_q_w: world-to-camera quaternions (B, 4), wxyz, not normalised.
-        distance: `network.feature_distance` (B, 1).
+        distance: to the most similar training image (B, 1), see `network.most_similar`.
+        neighbour: where that one was taken (B, 7): `w_t_c` and unit `c_q_w`.
     """
 
     w_t_c: np.ndarray
     c_q_w: np.ndarray
     distance: np.ndarray
+    neighbour: np.ndarray
 
 
 class Backend:
@@ -144,7 +146,7 @@ class CudaGraphBackend(TorchBackend):
     def _joined(self):
         import torch
 
-        return torch.cat(self._module(self._image), dim=1)  # one copy back instead of three
+        return torch.cat(self._module(self._image), dim=1)  # one copy back instead of four
 
     def __call__(self, image_BHW3: np.ndarray) -> Regression:
         import torch
@@ -154,7 +156,7 @@ class CudaGraphBackend(TorchBackend):
             self._image.copy_(self._sent, non_blocking=True)
             self._graph.replay()
             answer = self._answer.cpu().numpy()
-        return Regression(*np.split(answer, (3, 7), axis=1))
+        return Regression(*np.split(answer, (3, 7, 8), axis=1))
 
 
 class OnnxRuntimeBackend(Backend):

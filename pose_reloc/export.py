@@ -19,14 +19,17 @@ from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
+
 from pose_reloc.errors import SceneError, SettingsError
 from pose_reloc.files import write_atomically
+from pose_reloc.geometry import network_from_pose
 from pose_reloc.scene import SceneModel
 
 # Of the graph and of how it is written; a new number forgets every file kept so far.
-_VERSION = 2
+_VERSION = 3
 _OPSET = 17
-INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'distance')
+INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'distance', 'neighbour')
 
 
 def cache_folder() -> Path:
@@ -86,7 +89,10 @@ class NetworkSource:
         """Hash of everything that the converted network depends on."""
         text = json.dumps([_VERSION, _OPSET, self.shape, self._scene.header.network])
         digest = hashlib.sha256(text.encode())
-        arrays = self._scene.weights | {'train_features': self._scene.train_features}
+        arrays = self._scene.weights | {
+            'train_features': self._scene.train_features,
+            'train_poses': self._train_poses(),
+        }
         for name, weight in sorted(arrays.items()):
             digest.update(f'{name} {weight.dtype} {weight.shape}'.encode())
             digest.update(weight.tobytes())
@@ -102,12 +108,19 @@ class NetworkSource:
 
         from pose_reloc.network import ImageRegressor
 
-        features = torch.from_numpy(self._scene.train_features)
+        features, poses = (
+            torch.from_numpy(x) for x in (self._scene.train_features, self._train_poses())
+        )
         try:
-            module = ImageRegressor(self._scene.build_network(), features)
+            module = ImageRegressor(self._scene.build_network(), features, poses)
         except SettingsError as error:
             raise SceneError(f'scene {self._scene.header.name}: {error}') from error
         return module.eval().requires_grad_(False)
+
+    def _train_poses(self) -> np.ndarray:
+        """Where the images of `train_features` were taken, as `ImageRegressor` wants them."""
+        poses = self._scene.train_world_T_camera[self._scene.train_frames]
+        return np.concatenate(network_from_pose(poses), axis=1)
 
     def onnx(self) -> bytes:
         """The graph as a float32 ONNX model with the names `INPUT` and `OUTPUTS`.
@@ -169,9 +182,14 @@ def describe(scene: SceneModel, batch: int = 1) -> dict[str, str]:
         'w_t_c': f"camera centre in the scene's world ({B}, 3), metres",
         'c_q_w': f'quaternion (w, x, y, z) of the rotation from the world to the camera ({B}, 4), '
         'of any length; camera axes: x right, y down, z forward',
-        'distance': f'how little the image is like those of the training ({B}, 1), in [0, 2]; '
-        f'standard deviations along each axis: sqrt({coarse.growth_formula("distance")}) times '
-        f'{coarse.position_m:.4g} m and {coarse.rotation_rad:.4g} rad',
+        'distance': f'how little the image is like the training image most like it ({B}, 1), in '
+        '[0, 2]',
+        'neighbour': f'where that training image was taken ({B}, 7): camera centre and unit '
+        'quaternion, as above',
+        'covariance': "of the error along the axes of the scene's world: "
+        f'{coarse.formula("distance", "e")}; e leads from the pose of neighbour to the answer: the '
+        'difference of the centres, and the rotation vector of R_answer R_neighbour^T with the '
+        'rotations R from the camera to the world',
     }
 
 

@@ -111,40 +111,49 @@ class ImageRegressor(nn.Module):
     Args:
         network: in evaluation mode.
         train_features_NF: `scene.SceneModel.train_features`.
+        train_poses_N7: where those images were taken: `w_t_c` and `c_q_w`.
 
     Raises:
         SettingsError: the features are not of this network.
     """
 
-    def __init__(self, network: PoseRegressor, train_features_NF: torch.Tensor):
+    def __init__(
+        self, network: PoseRegressor, train_features_NF: torch.Tensor, train_poses_N7: torch.Tensor
+    ):
         super().__init__()
         self.network = network
         expected, found = network.head[2].in_features, train_features_NF.shape[1]
         if found != expected:
             raise SettingsError(f'the network has {expected} features, the training images {found}')
         self.register_buffer('train_features', train_features_NF.float())
+        self.register_buffer('train_poses', train_poses_N7.float())
 
-    def forward(self, image_BHW3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """uint8 RGB images (B, H, W, 3) to `PosePrediction` and `feature_distance` (B, 1)."""
+    def forward(self, image_BHW3: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """uint8 RGB images (B, H, W, 3) to what `backends.Regression` holds."""
         image_B3HW = normalize(image_BHW3).to(self.network.head[2].weight.dtype)
         features_BF = self.network.features(image_B3HW)
         w_t_c, c_q_w = self.network.pose(features_BF)
-        return w_t_c, c_q_w, feature_distance(features_BF.float(), self.train_features)[:, None]
+        distance_B, index_B = most_similar(features_BF.float(), self.train_features)
+        return w_t_c, c_q_w, distance_B[:, None], self.train_poses[index_B]
 
 
-def feature_distance(features_BF: torch.Tensor, train_features_NF: torch.Tensor) -> torch.Tensor:
-    """1 - cosine to the most similar training image (B,), in [0, 2].
+def most_similar(
+    features_BF: torch.Tensor, train_features_NF: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which training image is the most similar one, and how little.
 
     Args:
         features_BF: what the trained backbone says of the images, of any length.
         train_features_NF: the same of the images it was trained on, rows of unit length.
 
     Returns:
-        1 where the features are all zero; where they are not finite, NaN or any other value, by
-        engine: the pose is NaN then.
+        1 - cosine (B,), in [0, 2], 1 where the features are all zero; and its index (B,). Where the
+        features are not finite both are any, by engine, and the distance may be NaN: the pose is
+        NaN then.
     """
     unit_BF = nn.functional.normalize(features_BF, dim=1)
-    return (1 - (unit_BF @ train_features_NF.T).amax(dim=1)).clamp(0, GREATEST_DISTANCE)
+    cosine_B, index_B = (unit_BF @ train_features_NF.T).max(dim=1)
+    return (1 - cosine_B).clamp(0, GREATEST_DISTANCE), index_B
 
 
 def _backbone(name: str) -> tuple[nn.Module, int]:

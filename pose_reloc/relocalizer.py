@@ -15,7 +15,7 @@ from pose_reloc import gates
 from pose_reloc.backends import open_backend
 from pose_reloc.camera import Camera
 from pose_reloc.errors import SettingsError
-from pose_reloc.geometry import is_rigid, pose_from_network
+from pose_reloc.geometry import is_rigid, pose_from_network, pose_residual
 from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner
@@ -211,12 +211,12 @@ class Relocalizer:
         reasons = gates.image_reasons(small, self.gate_settings)
         if reasons:
             timings['total'] = time.perf_counter() - start
-            unknown = header.coarse.covariance(np.nan)
+            unknown = header.coarse.covariance(np.nan, np.zeros(6))
             return PoseEstimate(
                 Status.LOST, _NOWHERE.copy(), unknown, reasons=tuple(reasons), timings=timings
             )
-        regressed, distance = self._regress(small)
-        covariance = regressed_covariance = header.coarse.covariance(distance)
+        regressed, regressed_covariance = self._regress(small)
+        covariance = regressed_covariance
         timings['infer'] = time.perf_counter() - start - timings['preprocess']
         status, pose, inliers, matches, likeness = Status.COARSE, regressed, 0, None, None
         camera_fit = None
@@ -266,16 +266,19 @@ class Relocalizer:
             refined,
         )
 
-    def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, float]:
-        """A network image (H, W, 3) uint8 to a pose (4, 4) and its `network.feature_distance`.
+    def _regress(self, image_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A network image (H, W, 3) uint8 to a pose (4, 4) and its covariance (6, 6).
 
-        Both NaN where there is no pose.
+        The pose is NaN where there is none.
         """
-        w_t_c, c_q_w, distance = (x[0] for x in self.backend(image_HW3[None]))
+        coarse = self.scene.header.coarse
+        w_t_c, c_q_w, distance, neighbour = (x[0] for x in self.backend(image_HW3[None]))
         lengths = math.hypot(*w_t_c.tolist()), math.hypot(*c_q_w.tolist())
         if not all(map(math.isfinite, lengths)) or lengths[1] < 1e-6:
-            return _NOWHERE.copy(), np.nan
-        return pose_from_network(w_t_c, c_q_w), float(distance[0])
+            return _NOWHERE.copy(), coarse.covariance(np.nan, np.zeros(6))
+        pose = pose_from_network(w_t_c, c_q_w)
+        offset = pose_residual(pose_from_network(neighbour[:3], neighbour[3:]), pose)
+        return pose, coarse.covariance(distance[0], offset)
 
 
 def _guesses(prior: PosePrior | None, regressed: np.ndarray) -> list[np.ndarray]:

@@ -21,7 +21,10 @@ from pose_reloc.geometry import is_rigid
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.uncertainty import CoarseCalibration
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+_TENSORS = (
+    'train_world_T_camera', 'start_features', 'train_features', 'train_frames', 'map_T_scene',
+)  # fmt: skip
 _KEY, _CHECKSUM = 'pose_reloc', 'sha256'
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_NETWORK_PIXELS = 2**24  # the published input has 2**17
@@ -95,6 +98,7 @@ class SceneModel:
         start_features: its features (N, F), float16, of the training images; rows of unit length.
         train_features: of the trained backbone (M, F), float16, rows of unit length, of images
             it was trained on: what `SceneHeader.coarse` compares images with.
+        train_frames: which of the training images those are (M,), int32.
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
         landmarks: for refinement; None answers with regressed poses only.
     """
@@ -105,6 +109,7 @@ class SceneModel:
     start_backbone: dict[str, np.ndarray]
     start_features: np.ndarray
     train_features: np.ndarray
+    train_frames: np.ndarray
     map_T_scene: np.ndarray = field(default_factory=lambda: np.eye(4))
     landmarks: LandmarkMap | None = None
 
@@ -113,7 +118,7 @@ class SceneModel:
         shapes = {
             'train_world_T_camera': (self.train_world_T_camera, (N, 4, 4)),
             'start_features': (self.start_features, (N, F)),
-            'train_features': (self.train_features, (len(self.train_features), F)),
+            'train_features': (self.train_features, (len(self.train_frames), F)),
             'map_T_scene': (self.map_T_scene, (4, 4)),
         }
         for name, (array, shape) in shapes.items():
@@ -124,8 +129,10 @@ class SceneModel:
         for name in ('train_world_T_camera', 'map_T_scene'):
             if not is_rigid(shapes[name][0]):
                 raise SceneError(f'{name}: not rigid, its rotation is not orthonormal')
-        if N == 0 or len(self.train_features) == 0:
+        if N == 0 or len(self.train_frames) == 0:
             raise SceneError('a scene needs at least one training image')
+        if not _indices(self.train_frames, N):
+            raise SceneError(f'train_frames are not numbers of its {N} training images')
         bad = [n for n, w in self.weights.items() if w.dtype.kind == 'f' and not _finite(w)]
         if bad:
             raise SceneError(f'the network weights hold NaN or infinity, first in {bad[0]!r}')
@@ -154,7 +161,7 @@ class SceneModel:
         }
         tensors = {f'network.{name}': array for name, array in self.weights.items()}
         tensors |= {f'start.{name}': array for name, array in self.start_backbone.items()}
-        for name in ('train_world_T_camera', 'start_features', 'train_features', 'map_T_scene'):
+        for name in _TENSORS:
             tensors[name] = getattr(self, name)
         if self.landmarks:
             header['features'] = self.landmarks.features.to_dict()
@@ -300,6 +307,11 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise SceneError(f'no scene file at {path}; make one with `pose_reloc train`')
     return path
+
+
+def _indices(values: np.ndarray, count: int) -> bool:
+    """Whether these are indices of so many things."""
+    return values.dtype.kind == 'i' and values.min() >= 0 and values.max() < count
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -7,55 +7,79 @@ is `geometry.pose_residual`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 GREATEST_DISTANCE = 2.0  # of two unit vectors: they are opposite
-_POWER = 1.25
+_POWER, _DISAGREEMENT = 1.25, 0.5
 
 
 @dataclass(frozen=True)
 class CoarseCalibration:
-    """How far off a regressed pose is, by how little its image resembles the training images.
+    """How far off a regressed pose is, by two things that the training images tell of it.
 
-    The variance grows as 1 + (d / usual_distance)^1.25 with the `network.feature_distance` d of
-    the image: a network errs most where it has seen nothing alike. The power was found by trying;
-    see docs/benchmarks.md for what else was tried. Axes are alike and independent: the few held-out
-    frames do not tell directions apart.
+    With the feature distance d to the most similar of them (`network.most_similar`) and the offset
+    e of the regressed pose from where that one was taken, position and rotation have the covariance
+
+        s^2 ((1 + (d / usual_distance)^1.25) I + 0.5 e e^T / usual_offset^2)
+
+    A network errs most where it has seen nothing alike; and where it answers another place than
+    that of the image it finds most alike, one of the two is wrong, so that the error is likely to
+    lie along what separates them. Power and weight were found by trying; see docs/benchmarks.md
+    for what else was tried.
 
     Attributes:
-        position_m: standard deviation along each axis for d = 0.
+        position_m: s, the standard deviation along each axis for d = 0 and e = 0.
         rotation_rad: the same of the rotation about each axis.
         usual_distance: median of d between parts of the training recording.
+        usual_offset_m: square root of the median of |e|^2 between these parts, of positions.
+        usual_offset_rad: the same of rotations.
     """
 
     position_m: float
     rotation_rad: float
     usual_distance: float
+    usual_offset_m: float
+    usual_offset_rad: float
 
     def __post_init__(self):
-        values = self.position_m, self.rotation_rad, self.usual_distance
+        values = tuple(vars(self).values())
         if not all(np.isfinite(x) and x > 0 for x in values):
             raise ValueError(f'a calibration must be positive and finite, got {values}')
 
-    def growth(self, distance):
-        """Factor on the variances by `network.feature_distance`, of any shape."""
-        return 1 + (distance / self.usual_distance) ** _POWER
-
-    def growth_formula(self, distance: str) -> str:
-        """`growth`, to be read by people."""
-        return f'1 + ({distance} / {self.usual_distance:.4g})^{_POWER}'
-
-    def covariance(self, distance: float) -> np.ndarray:
-        """Covariance (6, 6) of a regressed pose, positive definite and finite.
+    def covariance(self, distance, offset) -> np.ndarray:
+        """Covariances (..., 6, 6) of regressed poses, positive definite and finite.
 
         Args:
-            distance: `network.feature_distance` of its image; NaN counts as the greatest possible.
+            distance: (...), of their images, see `network.most_similar`. Where it or the offset is
+                not finite, it counts as the greatest possible, and the offset as nothing.
+            offset: (..., 6), `geometry.pose_residual` from the pose of the most similar training
+                image to the regressed one.
         """
-        growth = self.growth(distance if math.isfinite(distance) else GREATEST_DISTANCE)
-        return np.diag([growth * self.position_m**2] * 3 + [growth * self.rotation_rad**2] * 3)
+        distance, offset = np.asarray(distance, np.float64), np.asarray(offset, np.float64)
+        known = np.isfinite(distance) & np.isfinite(offset).all(axis=-1)
+        distance = np.where(known, distance, GREATEST_DISTANCE)
+        offset = np.where(known[..., None], offset, 0.0)
+        growth = 1 + (distance / self.usual_distance) ** _POWER
+        result = np.zeros((*distance.shape, 6, 6))
+        sigmas = self.position_m, self.rotation_rad
+        usual_offsets = self.usual_offset_m, self.usual_offset_rad
+        for i, sigma, usual in zip((0, 3), sigmas, usual_offsets, strict=True):
+            e = offset[..., i : i + 3] * (sigma / usual)
+            alike = (growth * sigma**2)[..., None, None] * np.eye(3)
+            along = _DISAGREEMENT * e[..., :, None] * e[..., None, :]
+            result[..., i : i + 3, i : i + 3] = alike + along
+        return result
+
+    def formula(self, distance: str, offset: str) -> str:
+        """The two covariances, to be read by people."""
+        return (
+            f's^2 ((1 + ({distance} / {self.usual_distance:.4g})^{_POWER}) I '
+            f'+ {_DISAGREEMENT} {offset} {offset}^T / u^2) with s = {self.position_m:.4g} m and '
+            f'u = {self.usual_offset_m:.4g} m of positions, s = {self.rotation_rad:.4g} rad and '
+            f'u = {self.usual_offset_rad:.4g} rad of rotations'
+        )
 
 
 def checked_covariance(covariance_66) -> np.ndarray:

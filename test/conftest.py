@@ -20,7 +20,7 @@ from pose_reloc.scene import SceneHeader, SceneModel
 from pose_reloc.uncertainty import CoarseCalibration
 
 CAMERA = Camera(160, 120, 130.0, 130.0, 80.0, 60.0)
-COARSE = CoarseCalibration(0.1, 0.05, 1.0)
+COARSE = CoarseCalibration(0.1, 0.05, 1.0, 0.3, 0.2)
 
 torch.set_num_threads(2)
 
@@ -84,7 +84,8 @@ def small_scene():
         np.tile(np.eye(4), (5, 1, 1)),
         {'stem.weight': rng.normal(size=(4, 3)).astype(np.float16)},
         features,
-        features,
+        features[:4],
+        np.array([0, 1, 3, 4], dtype=np.int32),
         landmarks=landmarks,
     )
 
@@ -113,5 +114,6 @@ def make_tiny_scene(seed: int = 0) -> SceneModel:
         poses,
         {n: t.half().numpy() if t.ndim > 1 else t.numpy() for n, t in state.items()},
         features.astype(np.float16),
-        features.astype(np.float16),
+        features[1:].astype(np.float16),
+        np.arange(1, 5, dtype=np.int32),
     )

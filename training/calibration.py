@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from pose_reloc.geometry import pose_from_network, pose_residual
-from pose_reloc.network import PoseRegressor, feature_distance
+from pose_reloc.network import PoseRegressor, most_similar
 from pose_reloc.preprocess import normalize
 from pose_reloc.uncertainty import GREATEST_DISTANCE, CoarseCalibration
 from training.held_out import evenly_spaced
-from training.metrics import mean_pose
+from training.metrics import mean_pose, nees
 
 _BATCH = 32
 _CAUTION = 0.5  # standard errors, see `cautious_mean`
@@ -25,8 +25,9 @@ _MOST_BLOCKS = 200  # of the recording that are compared with all others
 # Training images that an image is compared with: those beside them tell nothing new, and a robot
 # must not answer the slower the longer it was trained.
 _MOST_FEATURES = 600
-# No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this.
-_LEAST_SIGMA, _LEAST_DISTANCE = 1e-3, 1e-3
+# No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this, and no
+# two are taken nearer to each other.
+_LEAST_SIGMA, _LEAST_DISTANCE, _LEAST_OFFSET = 1e-3, 1e-3, 1e-3
 # How far another visit's images are from those of training, m and rad, where nothing is known.
 _ASIDE = np.array([0.25, np.deg2rad(10)])
 
@@ -40,10 +41,12 @@ class CoarseMeasurement:
         train_features: of the trained backbone (M, F), float16, rows of unit length, of images it
             was trained on: without the held-out ones, as when the calibration was measured, and
             not more than 600, evenly spaced along the way.
+        train_frames: which images those are (M,), int32.
     """
 
     calibration: CoarseCalibration
     train_features: np.ndarray
+    train_frames: np.ndarray
 
 
 def calibrate_coarse(
@@ -53,7 +56,7 @@ def calibrate_coarse(
     held_out: np.ndarray,
     blocks: np.ndarray,
 ) -> CoarseMeasurement:
-    """Compares the errors on training images with how little these resemble other parts.
+    """Compares the errors on training images with what the other parts tell of these.
 
     Where nothing is held out, nothing is known: see `know_nothing`.
 
@@ -70,35 +73,42 @@ def calibrate_coarse(
     if held_out.all():
         raise ValueError('a calibration needs training frames')
     features, estimate = _infer(network, image_NHW3)
-    kept = evenly_spaced(np.flatnonzero(~held_out), _MOST_FEATURES)
+    kept = evenly_spaced(np.flatnonzero(~held_out), _MOST_FEATURES).astype(np.int32)
     length = np.linalg.norm(features[kept], axis=1, keepdims=True)
     # Rounded before they are compared, because the robot compares with the rounded ones.
     train_features = (features[kept] / np.maximum(length, 1e-12)).astype(np.float16)
     if not held_out.any():
-        return CoarseMeasurement(know_nothing(world_T_camera_N44), train_features)
+        return CoarseMeasurement(know_nothing(world_T_camera_N44), train_features, kept)
     distance, asked_N = np.zeros(len(blocks)), np.zeros(len(blocks), dtype=bool)
+    neighbour = np.zeros(len(blocks), dtype=int)
     asked = [evenly_spaced(np.unique(blocks[x]), _MOST_BLOCKS) for x in (held_out, ~held_out)]
     for block in np.unique(np.concatenate(asked)):
         own = np.flatnonzero(blocks == block)
-        others = train_features[blocks[kept] != block]
+        others = np.flatnonzero(blocks[kept] != block)
         if len(others) == 0:  # all in one block: only what is held out is new
-            own, others = own[held_out[own]], train_features
+            own, others = own[held_out[own]], np.arange(len(kept))
         asked_N[own] = True
-        distance[own] = feature_distance(
-            torch.from_numpy(features[own]), torch.from_numpy(others).float()
-        ).numpy()
-    new = held_out[asked_N]
+        found = most_similar(
+            torch.from_numpy(features[own]), torch.from_numpy(train_features[others]).float()
+        )
+        distance[own], neighbour[own] = found[0].numpy(), kept[others[found[1].numpy()]]
+    new, world_T_neighbour_N44 = held_out[asked_N], world_T_camera_N44[neighbour]
     fitted = fit_coarse(
         pose_residual(world_T_camera_N44[asked_N], estimate[asked_N]),
         distance[asked_N],
+        pose_residual(world_T_neighbour_N44[asked_N], estimate[asked_N]),
         new,
         len(np.unique(blocks[asked_N][new])),
     )
-    return CoarseMeasurement(fitted, train_features)
+    return CoarseMeasurement(fitted, train_features, kept)
 
 
 def fit_coarse(
-    residual_N6: np.ndarray, distance_N: np.ndarray, held_out_N: np.ndarray, blocks: int
+    residual_N6: np.ndarray,
+    distance_N: np.ndarray,
+    offset_N6: np.ndarray,
+    held_out_N: np.ndarray,
+    blocks: int,
 ) -> CoarseCalibration:
     """The calibration under which these errors are honest, for position and for rotation.
 
@@ -109,8 +119,9 @@ def fit_coarse(
 
     Args:
         residual_N6: `geometry.pose_residual` on images of the training recording.
-        distance_N: their `network.feature_distance` to images that were trained on, of other
-            blocks.
+        distance_N: of their features to the most similar image that was trained on, of another
+            block: see `network.most_similar`.
+        offset_N6: `geometry.pose_residual` from the pose of that image to the regressed one.
         held_out_N: mask of the images that were not.
         blocks: number of blocks of those.
 
@@ -119,17 +130,21 @@ def fit_coarse(
     """
     if not held_out_N.any():
         raise ValueError('a calibration needs at least one held-out frame')
-    if not (np.isfinite(residual_N6).all() and np.isfinite(distance_N).all()):
+    if not all(np.isfinite(x).all() for x in (residual_N6, distance_N, offset_N6)):
         raise ValueError('the errors or distances of training images hold NaN or infinity')
-    usual = max(float(np.median(distance_N)), _LEAST_DISTANCE)
-    growth_N = CoarseCalibration(1.0, 1.0, usual).growth(distance_N)
+    parts = slice(0, 3), slice(3, 6)
+    offsets = [np.sqrt(np.median((offset_N6[:, part] ** 2).sum(axis=1))) for part in parts]
+    usual = np.maximum(
+        [np.median(distance_N), *offsets], [_LEAST_DISTANCE, _LEAST_OFFSET, _LEAST_OFFSET]
+    ).tolist()
+    unit_N66 = CoarseCalibration(1.0, 1.0, *usual).covariance(distance_N, offset_N6)
     freedom = 3 * blocks
     sigmas = []
-    for part_N3 in (residual_N6[:, :3], residual_N6[:, 3:]):
-        variance_N = (part_N3**2).mean(axis=1) / growth_N
+    for part in parts:
+        variance_N = nees(residual_N6[:, part], unit_N66[:, part, part]) / 3
         variance = max(bounded_mean(variance_N[held_out_N]), bounded_mean(variance_N))
         sigmas.append(float(np.sqrt(variance * freedom / (freedom - 2))))
-    return CoarseCalibration(*np.maximum(sigmas, _LEAST_SIGMA).tolist(), usual)
+    return CoarseCalibration(*np.maximum(sigmas, _LEAST_SIGMA).tolist(), *usual)
 
 
 def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
@@ -142,9 +157,9 @@ def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
     mean = np.broadcast_to(mean_pose(world_T_camera_N44), world_T_camera_N44.shape)
     squared = pose_residual(world_T_camera_N44, mean) ** 2
     variance = np.array([squared[:, :3].mean(), squared[:, 3:].mean()])
-    sigmas = np.sqrt(2 * variance + _ASIDE**2)
+    sigmas = np.sqrt(2 * variance + _ASIDE**2).tolist()
     # No image is less alike, so that all are called about equally uncertain.
-    return CoarseCalibration(*sigmas.tolist(), GREATEST_DISTANCE)
+    return CoarseCalibration(*sigmas, GREATEST_DISTANCE, *sigmas)
 
 
 def bounded_mean(values_N: np.ndarray) -> float:

@@ -136,17 +136,19 @@ def mean_reprojection_px(reprojections: Iterable[Reprojection | None]) -> float 
     return float(np.average(px, weights=points))
 
 
-def nees(residual_N6, covariance) -> np.ndarray:
-    """Normalised estimation error squared r^T C^-1 r (N,): 6 on average for an honest covariance.
+def nees(residual_ND, covariance) -> np.ndarray:
+    """Normalised estimation error squared r^T C^-1 r (N,): D on average for an honest covariance.
 
     Args:
-        residual_N6: errors of `geometry.pose_residual` (N, 6).
-        covariance: (6, 6) or one per frame (N, 6, 6), positive definite.
+        residual_ND: errors (N, D): of `geometry.pose_residual` D = 6, of a part of it 3.
+        covariance: (D, D) or one per frame (N, D, D), positive definite.
     """
-    residual_N6 = np.asarray(residual_N6, dtype=np.float64).reshape(-1, 6)
-    covariance = np.broadcast_to(np.asarray(covariance, dtype=np.float64), (len(residual_N6), 6, 6))
-    solved = np.linalg.solve(covariance, residual_N6[..., None])[..., 0]
-    return np.einsum('ni,ni->n', residual_N6, solved)
+    covariance = np.asarray(covariance, dtype=np.float64)
+    D = covariance.shape[-1]
+    residual_ND = np.asarray(residual_ND, dtype=np.float64).reshape(-1, D)
+    covariance = np.broadcast_to(covariance, (len(residual_ND), D, D))
+    solved = np.linalg.solve(covariance, residual_ND[..., None])[..., 0]
+    return np.einsum('ni,ni->n', residual_ND, solved)
 
 
 def coverage(nees_N, levels: Sequence[float] = (0.5, 0.9, 0.95)) -> dict[str, float | None]:

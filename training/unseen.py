@@ -21,10 +21,13 @@ def scene_without(scene: SceneModel, left_out: np.ndarray) -> SceneModel:
     the header stays.
     """
     number = np.cumsum(~left_out) - 1  # of each training image that stays
+    trained = ~left_out[scene.train_frames]
     return replace(
         scene,
         train_world_T_camera=scene.train_world_T_camera[~left_out],
         start_features=scene.start_features[~left_out],
+        train_features=scene.train_features[trained],
+        train_frames=number[scene.train_frames[trained]].astype(np.int32),
         landmarks=_landmarks_without(scene.landmarks, left_out, number),
     )
 

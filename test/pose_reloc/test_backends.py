@@ -10,7 +10,7 @@ import torch
 from pose_reloc import backends
 from pose_reloc.backends import BACKENDS, PRECISIONS, Backend, choose_device, open_backend
 from pose_reloc.errors import SceneError, SettingsError
-from pose_reloc.geometry import pose_from_network, pose_residual
+from pose_reloc.geometry import network_from_pose, pose_from_network, pose_residual
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.relocalizer import Relocalizer
 
@@ -72,7 +72,10 @@ def published(scene, image_BHW3):
         features = network.features((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
         w_t_c, c_q_w = network.pose(features)
     unit = features.double().numpy() / np.linalg.norm(features.double().numpy())
-    return w_t_c.numpy(), c_q_w.numpy(), 1 - (unit @ scene.train_features.T).max(1)[:, None]
+    cosines = unit @ scene.train_features.T
+    neighbour = scene.train_world_T_camera[scene.train_frames[cosines.argmax(1)]]
+    neighbour = np.concatenate(network_from_pose(neighbour), axis=1)
+    return w_t_c.numpy(), c_q_w.numpy(), 1 - cosines.max(1)[:, None], neighbour
 
 
 def open_or_skip(scene, device, precision, name, **options):
@@ -100,11 +103,12 @@ def test_every_backend_answers_what_the_published_network_does(scene, image, nam
     for _ in range(2):  # what a call leaves behind must not change the answer to the next
         found = backend(image)
         backend(255 - image)
-        assert [x.dtype for x in found] == [np.float32] * 3
-        assert [x.shape for x in found] == [(1, 3), (1, 4), (1, 1)]
+        assert [x.dtype for x in found] == [np.float32] * 4
+        assert [x.shape for x in found] == [(1, 3), (1, 4), (1, 1), (1, 7)]
         metres, degrees = difference(found, truth)
         assert metres < 1e-4 and degrees < 1e-3
         np.testing.assert_allclose(found.distance, truth[2], atol=1e-5)
+        np.testing.assert_allclose(found.neighbour, truth[3], atol=1e-6)
 
 
 @pytest.mark.parametrize('name', QUICK)
@@ -125,6 +129,8 @@ def test_batches_are_answered_one_by_one(scene, image):
             found = open_backend(scene, 'cpu', 'float32', name, batch=3)(images)
             assert difference(found, truth)[0] < 1e-4
             np.testing.assert_allclose(found.distance, truth[2], atol=1e-5)
+            np.testing.assert_allclose(found.neighbour, truth[3], atol=1e-6)
+        np.testing.assert_allclose(found.neighbour, truth[3], atol=1e-6)
 
 
 def test_the_6d_rotation_and_other_backbones_are_exported_too(image, tiny_scene):
@@ -133,10 +139,10 @@ def test_the_6d_rotation_and_other_backbones_are_exported_too(image, tiny_scene)
     torch.manual_seed(0)
     weights = {n: t.numpy() for n, t in PoseRegressor(settings).state_dict().items()}
     header = replace(tiny_scene.header, network=settings.to_dict())
-    features = tiny_scene.train_features[:, :512]
-    scene = replace(
-        tiny_scene, header=header, weights=weights, start_features=features, train_features=features
-    )
+    narrow = {
+        name: getattr(tiny_scene, name)[:, :512] for name in ('start_features', 'train_features')
+    }
+    scene = replace(tiny_scene, header=header, weights=weights, **narrow)
     for name in ('onnxruntime', 'openvino'):
         found = open_or_skip(scene, 'cpu', 'float32', name)(image)
         metres, degrees = difference(found, published(scene, image))

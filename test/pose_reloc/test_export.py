@@ -126,7 +126,7 @@ def test_the_onnx_file_is_all_another_program_needs(tiny_scene, tmp_path, capsys
         (found,) = session.run([name], {'image': image})
         np.testing.assert_allclose(found, expected, atol=1e-4)
     notes = session.get_modelmeta().custom_metadata_map
-    assert set(notes) == {'scene', 'image', *truth._fields}
+    assert set(notes) == {'scene', 'image', *truth._fields, 'covariance'}
     assert notes['scene'] == 'tiny' and 'fx 65,' in notes['image']
     printed = capsys.readouterr().out
     assert all(text in printed for text in notes.values())

@@ -15,8 +15,8 @@ from pose_reloc.network import (
     ImageRegressor,
     NetworkSettings,
     PoseRegressor,
-    feature_distance,
     load_backbone_weights,
+    most_similar,
 )
 
 # Width of the pooled features: the input of each network's own ImageNet classifier.
@@ -235,17 +235,20 @@ def test_a_failed_download_names_the_choices(network, monkeypatch):
         load_backbone_weights(network, 'imagenet')
 
 
-def test_feature_distance_by_hand():
+def test_the_most_similar_image_by_hand():
     train = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     images = torch.tensor([[5.0, 0, 0], [1, 1, 0], [0, 0, 2], [-1, -1, 0], [-1, -1, -9], [0, 0, 0]])
     side = np.sqrt(0.5)
     expected = [0, 1 - side, 1, 1 + side, 1 + 1 / np.sqrt(83), 1]
-    np.testing.assert_allclose(feature_distance(images, train), expected, atol=1e-6)
+    distance, index = most_similar(images, train)
+    np.testing.assert_allclose(distance, expected, atol=1e-6)
+    assert index[0] == 0
+    assert most_similar(torch.tensor([[0.1, 2, 0]]), train)[1] == 1
 
 
 def test_features_of_another_network_are_refused(network):
     with pytest.raises(SettingsError, match='512 features, the training images 6'):
-        ImageRegressor(network, torch.zeros(2, 6))
+        ImageRegressor(network, torch.zeros(2, 6), torch.zeros(2, 7))
 
 
 def test_real_imagenet_weights_tell_images_apart():

@@ -236,6 +236,7 @@ def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
         tiny_scene,
         train_world_T_camera=landmarks.poses,
         start_features=tiny_scene.start_features[:2],
+        train_frames=tiny_scene.train_frames % 2,
         landmarks=landmarks,
     )
     relocalizer = Relocalizer(scene, 'cpu', backend='torch')
@@ -260,8 +261,13 @@ def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
 def test_a_refused_answer_tells_whether_landmarks_gave_it(tiny_scene, monkeypatch):
     rng = np.random.default_rng(12)
     points, descriptors, landmarks = _two_places(rng)
-    scene = replace(tiny_scene, train_world_T_camera=landmarks.poses, landmarks=landmarks,
-                    start_features=tiny_scene.start_features[:2])  # fmt: skip
+    scene = replace(
+        tiny_scene,
+        train_world_T_camera=landmarks.poses,
+        start_features=tiny_scene.start_features[:2],
+        train_frames=tiny_scene.train_frames % 2,
+        landmarks=landmarks,
+    )
     relocalizer = Relocalizer(scene, 'cpu', backend='torch')
     query = _query(rng, points, descriptors, np.eye(4), 0.5, 0.2)
     image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
@@ -277,8 +283,13 @@ def test_a_refused_answer_tells_whether_landmarks_gave_it(tiny_scene, monkeypatc
 
 def test_warming_up_refines_too(tiny_scene):
     landmarks = _two_places(np.random.default_rng(16))[2]
-    scene = replace(tiny_scene, train_world_T_camera=landmarks.poses, landmarks=landmarks,
-                    start_features=tiny_scene.start_features[:2])  # fmt: skip
+    scene = replace(
+        tiny_scene,
+        train_world_T_camera=landmarks.poses,
+        start_features=tiny_scene.start_features[:2],
+        train_frames=tiny_scene.train_frames % 2,
+        landmarks=landmarks,
+    )
     relocalizer = Relocalizer(scene, 'cpu', backend='torch')
     extract, seen = relocalizer._refiner._features.extract, []
     relocalizer._refiner._features.extract = lambda image: seen.append(extract(image)) or seen[-1]

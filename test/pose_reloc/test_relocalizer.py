@@ -10,7 +10,7 @@ from pose_reloc.backends import choose_device
 from pose_reloc.camera import Camera
 from pose_reloc.errors import CameraError, SettingsError
 from pose_reloc.gates import OPEN, GateSettings, image_reasons, pose_reasons
-from pose_reloc.geometry import pose_from_network
+from pose_reloc.geometry import pose_from_network, pose_residual
 from pose_reloc.preprocess import IMAGENET_MEAN, IMAGENET_STD, to_network_image
 from pose_reloc.relocalizer import Relocalizer, Status
 from pose_reloc.uncertainty import CoarseCalibration
@@ -36,8 +36,10 @@ def test_answers_what_the_network_says(tiny_scene, image):
         feature = network.features(x).double().numpy()[0]
     assert np.allclose(answer.world_T_camera, pose_from_network(w_t_c, c_q_w), atol=1e-4)
     cosines = tiny_scene.train_features @ feature / np.linalg.norm(feature)
-    expected = tiny_scene.header.coarse.covariance(1 - cosines.max())
-    np.testing.assert_allclose(answer.covariance_66, expected, rtol=1e-3)
+    neighbour = tiny_scene.train_world_T_camera[tiny_scene.train_frames[cosines.argmax()]]
+    offset = pose_residual(neighbour, answer.world_T_camera)
+    expected = tiny_scene.header.coarse.covariance(1 - cosines.max(), offset)
+    np.testing.assert_allclose(answer.covariance_66, expected, rtol=1e-3, atol=1e-7)
     assert np.array_equal(answer.regressed_covariance_66, answer.covariance_66)
     assert answer.timings['total'] >= answer.timings['infer'] > 0
 
@@ -65,7 +67,7 @@ def test_a_pose_far_from_every_training_image_is_lost(tiny_scene, image):
 def test_open_gates_answer_every_image(tiny_scene):
     """Of a campus, of whose network nothing is known, and black."""
     tiny_scene.weights['head.5.bias'][:3] = 1000.0
-    campus = CoarseCalibration(300.0, 1.0, 2.0)
+    campus = CoarseCalibration(300.0, 1.0, 2.0, 300.0, 1.0)
     scene = replace(tiny_scene, header=replace(tiny_scene.header, coarse=campus))
     black = np.zeros((120, 160, 3), dtype=np.uint8)
     assert Relocalizer(scene, 'cpu').localize(black).status is Status.LOST

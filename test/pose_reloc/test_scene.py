@@ -17,7 +17,8 @@ def test_round_trip_is_exact(tiny_scene, tmp_path):
     tiny_scene.save(path)
     loaded = SceneModel.load(path)
     assert loaded.header == tiny_scene.header == read_header(path)
-    for name in ('train_world_T_camera', 'start_features', 'train_features', 'map_T_scene'):
+    for name in ('train_world_T_camera', 'start_features', 'train_features', 'train_frames',
+                 'map_T_scene'):  # fmt: skip
         saved, read = getattr(tiny_scene, name), getattr(loaded, name)
         assert saved.dtype == read.dtype and np.array_equal(saved, read)
     for name in ('weights', 'start_backbone'):
@@ -116,8 +117,15 @@ def test_poses_must_be_rigid(tiny_scene, pose, rigid):
 
 
 def test_a_scene_without_trained_images_is_refused(tiny_scene):
+    features, frames = tiny_scene.train_features[:0], tiny_scene.train_frames[:0]
     with pytest.raises(SceneError, match='training image'):
-        replace(tiny_scene, train_features=tiny_scene.train_features[:0])
+        replace(tiny_scene, train_features=features, train_frames=frames)
+
+
+@pytest.mark.parametrize('frames', [[0, 1, 2, 5], [-1, 0, 1, 2], [0.0, 1.0, 2.0, 3.0], [0, 1, 2]])
+def test_features_are_of_training_images(tiny_scene, frames):
+    with pytest.raises(SceneError, match='train_f'):
+        replace(tiny_scene, train_frames=np.array(frames))
 
 
 def test_weights_of_another_network_are_refused(tiny_scene):

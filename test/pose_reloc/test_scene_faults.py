@@ -14,6 +14,10 @@ from pose_reloc.errors import SceneError
 from pose_reloc.files import write_atomically
 from pose_reloc.scene import FORMAT_VERSION, SceneModel, read_header
 
+COARSE = dict.fromkeys(
+    ('position_m', 'rotation_rad', 'usual_distance', 'usual_offset_m', 'usual_offset_rad'), 1.0
+)
+
 
 @pytest.fixture
 def path(small_scene, tmp_path):
@@ -104,8 +108,8 @@ HUGE = {'width': 65536, 'height': 4096, 'fx': 1.0, 'fy': 1.0, 'cx': 0.0, 'cy': 0
         {'calibration': {'refined_scale': float('nan')}},
         {'calibration': {'refined_scale': 10**400}},
         {'coarse': {}},
-        {'coarse': {'position_m': 1.0, 'rotation_rad': 0.0, 'usual_distance': 1.0}},
-        {'coarse': {'position_m': 10**400, 'rotation_rad': 1.0, 'usual_distance': 1.0}},
+        {'coarse': COARSE | {'rotation_rad': 0.0}},
+        {'coarse': COARSE | {'position_m': 10**400}},
         {'network': None},
         {'recipe': 7},
         {'features': {'kind': 'rootsift', 'max_features': 10**9}},
@@ -134,6 +138,7 @@ def test_a_header_nested_without_end_is_refused(path):
         ('landmarks.points', np.float32(np.nan)),
         ('landmarks.starts', 99),
         ('train_features', np.float16(np.nan)),
+        ('train_frames', 5),
     ],
 )
 def test_tensors_that_no_scene_has_are_refused(name, value, path):

@@ -83,17 +83,37 @@ def test_rotated_covariance_against_sampling():
     assert_same_covariance(found, np.cov(residual.T), 0.04)
 
 
+CALIBRATION = CoarseCalibration(0.2, 0.05, 0.03, usual_offset_m=0.5, usual_offset_rad=0.1)
+
+
 def test_coarse_covariance_grows_with_the_distance():
-    calibration = CoarseCalibration(0.2, 0.05, usual_distance=0.03)
-    variance = [calibration.covariance(d)[0, 0] for d in (0.0, 0.03, 0.48)]
+    covariance = CALIBRATION.covariance(np.array([0.0, 0.03, 0.48]), np.zeros((3, 6)))
     # 16 times the usual distance: 16^1.25 = 32.
-    np.testing.assert_allclose(variance, [0.04, 0.08, 0.04 * 33])
-    assert calibration.covariance(0.48)[5, 5] == pytest.approx(0.05**2 * 33)
-    unknown = calibration.covariance(np.nan)
-    np.testing.assert_array_equal(unknown, calibration.covariance(2.0))
+    np.testing.assert_allclose(covariance[:, 0, 0], [0.04, 0.08, 0.04 * 33])
+    assert covariance[2, 5, 5] == pytest.approx(0.05**2 * 33)
+    assert np.count_nonzero(covariance[2]) == 6
 
 
-@pytest.mark.parametrize('values', [(0.0, 1, 1), (1, -1, 1), (1, 1, 0), (1, 1, np.inf)])
+def test_coarse_covariance_grows_towards_the_most_similar_image():
+    offset = np.array([0.6, 0.8, 0, 0, 0, -0.2])  # twice the usual ones
+    covariance = CALIBRATION.covariance(0.0, offset)
+    # 1 + 2^2 / 2 = 3 times the variance along the offset, 1 across it.
+    along, across = np.array([0.6, 0.8, 0]), np.array([0.8, -0.6, 0])
+    np.testing.assert_allclose(covariance[:3, :3] @ along, 3 * 0.2**2 * along)
+    np.testing.assert_allclose(covariance[:3, :3] @ across, 0.2**2 * across, atol=1e-15)
+    np.testing.assert_allclose(np.diag(covariance)[3:], 0.05**2 * np.array([1, 1, 3]))
+    np.testing.assert_array_equal(covariance[:3, 3:], 0)
+    np.testing.assert_array_equal(CALIBRATION.covariance(0.0, -offset), covariance)
+
+
+@pytest.mark.parametrize('distance, offset', [(np.nan, 0.0), (0.0, np.nan), (np.inf, np.inf)])
+def test_what_cannot_be_told_counts_as_the_worst(distance, offset):
+    unknown = CALIBRATION.covariance(distance, np.full(6, offset))
+    np.testing.assert_array_equal(unknown, CALIBRATION.covariance(2.0, np.zeros(6)))
+
+
+@pytest.mark.parametrize('values', [(0.0, 1, 1, 1, 1), (1, -1, 1, 1, 1), (1, 1, 0, 1, 1),
+                                    (1, 1, 1, np.inf, 1), (1, 1, 1, 1, np.nan)])  # fmt: skip
 def test_a_calibration_of_nothing_or_everything_is_refused(values):
     with pytest.raises(ValueError, match='positive and finite'):
         CoarseCalibration(*values)

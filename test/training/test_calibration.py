@@ -16,6 +16,7 @@ from training.calibration import (
     fit_coarse,
     know_nothing,
 )
+from training.metrics import nees
 
 N, BLOCK = 400, 10
 HELD_OUT = np.arange(N) // BLOCK % 2 == 1
@@ -59,8 +60,14 @@ def test_known_errors_are_found():
     network = KnownNetwork(perturb_pose(truth, residual), np.where(HELD_OUT, np.pi / 3, 0.0))
     found = calibrate_coarse(network, image, truth, HELD_OUT, BLOCKS)
     assert found.calibration.usual_distance == pytest.approx(0.25, abs=1e-3)  # median of 0 and 0.5
-    sigma = np.sqrt(np.diag(found.calibration.covariance(0.5)))
-    np.testing.assert_allclose(sigma, [0.3] * 3 + [0.04] * 3, rtol=0.12)
+    # Every image is most like the first one that it may be compared with.
+    first = np.where(BLOCKS == 0, BLOCK * 2, 0)
+    offset = pose_residual(truth[first], perturb_pose(truth, residual))[HELD_OUT]
+    covariance = found.calibration.covariance(0.5, offset)
+    squared = nees(residual[HELD_OUT], covariance)
+    assert squared.mean() == pytest.approx(6, rel=0.1)
+    assert nees(residual[HELD_OUT, :3], covariance[:, :3, :3]).mean() == pytest.approx(3, rel=0.1)
+    np.testing.assert_array_equal(found.train_frames, np.flatnonzero(~HELD_OUT))
     assert found.train_features.dtype == np.float16
     np.testing.assert_allclose(found.train_features, [[1, 0]] * (N // 2), atol=1e-3)
 
@@ -75,19 +82,22 @@ def test_frames_are_compared_with_other_blocks_only():
 
 
 def test_where_all_is_one_block_the_held_out_half_is_what_is_new():
-    image, truth = frames()
-    residual = np.full((N, 6), 0.2)
+    image, _ = frames()
+    truth, residual = np.tile(np.eye(4), (N, 1, 1)), np.full((N, 6), 0.2)
     network = KnownNetwork(perturb_pose(truth, residual), np.where(HELD_OUT, np.pi / 3, 0.0))
     found = calibrate_coarse(network, image, truth, HELD_OUT, np.zeros(N, int)).calibration
     assert found.usual_distance == pytest.approx(0.5, abs=1e-3)
-    # Twice the variance at the usual distance; three times as much from one block: 3 / (3 - 2).
-    assert found.position_m == pytest.approx(0.2 * np.sqrt(3 / 2), rel=1e-3)
+    # Twice the variance at the usual distance, and a half along the usual offset, on which the
+    # errors lie; three times as much from one block: 3 / (3 - 2).
+    assert found.usual_offset_m == pytest.approx(0.2 * np.sqrt(3))
+    assert found.position_m == pytest.approx(0.2 * np.sqrt(3 / 2.5), rel=1e-3)
 
 
 def test_a_perfect_network_is_not_trusted_without_end():
     image, truth = frames()
     found = calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, HELD_OUT, BLOCKS)
-    assert np.linalg.eigvalsh(found.calibration.covariance(0.0)).min() >= 0.99e-6
+    covariance = found.calibration.covariance(0.0, np.zeros(6))
+    assert np.linalg.eigvalsh(covariance).min() >= 0.99e-6
 
 
 def test_without_held_out_frames_the_answer_is_any_pose_of_the_scene():
@@ -97,7 +107,7 @@ def test_without_held_out_frames_the_answer_is_any_pose_of_the_scene():
     found = calibrate_coarse(network, image, truth, np.zeros(N, bool), BLOCKS)
     shuffled = truth[np.random.default_rng(1).permutation(N)]
     residual = pose_residual(truth, shuffled)[:, :3]
-    sigma = np.sqrt(np.diag(found.calibration.covariance(0.1)))
+    sigma = np.sqrt(np.diag(found.calibration.covariance(0.1, np.zeros(6))))
     assert sigma[0] == pytest.approx(np.sqrt((residual**2).mean() + 0.25**2), rel=0.05)
     # Equal directions do not mean that the next visit looks the same way.
     assert sigma[3] == pytest.approx(np.deg2rad(10), rel=0.02)
@@ -122,11 +132,11 @@ def test_training_frames_are_needed():
         calibrate_coarse(KnownNetwork(truth, np.zeros(N)), image, truth, np.full(N, True), BLOCKS)
 
 
-TRUTH = CoarseCalibration(0.2, 0.05, 0.03)
+TRUTH = CoarseCalibration(0.2, 0.05, 0.03, 0.4, 0.3)
 
 
 def recording(rng, blocks, per_block=10, dof=None, common=0.0):
-    """Residuals and distances of an image sequence whose errors grow as TRUTH says.
+    """Residuals, distances and offsets of an image sequence whose errors grow as TRUTH says.
 
     Args:
         dof: degrees of freedom of Student's t with the same variance; None: Gaussian.
@@ -138,13 +148,14 @@ def recording(rng, blocks, per_block=10, dof=None, common=0.0):
     unit += np.sqrt(common) * np.repeat(rng.normal(size=(blocks, 6)), per_block, axis=0)
     if dof:
         unit *= np.sqrt((dof - 2) / rng.chisquare(dof, size=(frames, 1)))
-    sigma = np.sqrt([np.diag(TRUTH.covariance(d)) for d in distance])
-    return unit * sigma, distance
+    # The median of |x|^2 of three Gaussians is that of a chi2.
+    offset = rng.normal(size=(frames, 6)) * ([0.4] * 3 + [0.3] * 3) / np.sqrt(chi2.median(3))
+    half = np.linalg.cholesky(TRUTH.covariance(distance, offset))
+    return (half @ unit[..., None])[..., 0], distance, offset
 
 
-def squared_errors(calibration, residual, distance):
-    variance = np.array([np.diag(calibration.covariance(d)) for d in distance])
-    return (residual**2 / variance).sum(axis=1)
+def squared_errors(calibration, residual, distance, offset):
+    return nees(residual, calibration.covariance(distance, offset))
 
 
 def everything(count):
@@ -154,14 +165,15 @@ def everything(count):
 def test_gaussian_errors():
     """NEES is 6 on new frames, also on those much less familiar than the calibration's."""
     rng = np.random.default_rng(1)
-    residual, distance = recording(rng, 600)
-    found = fit_coarse(residual, distance, everything(6000), 600)
+    found = fit_coarse(*recording(rng, 600), everything(6000), 600)
     assert found.position_m == pytest.approx(0.2, rel=0.06)
     assert found.rotation_rad == pytest.approx(0.05, rel=0.06)
-    residual, distance = recording(rng, 600)
-    squared = squared_errors(found, residual, distance)
+    assert found.usual_offset_m == pytest.approx(0.4, rel=0.03)
+    residual, distance, offset = recording(rng, 600)
+    squared = squared_errors(found, residual, distance, offset)
     assert squared.mean() == pytest.approx(6, abs=0.4)
     assert squared[distance > 0.06].mean() == pytest.approx(6, abs=0.5)
+    assert squared[np.linalg.norm(offset[:, :3], axis=1) > 0.6].mean() == pytest.approx(6, abs=0.5)
     assert np.mean(squared < chi2.ppf(0.9, 6)) == pytest.approx(0.9, abs=0.02)
 
 
@@ -174,8 +186,9 @@ def test_few_blocks_make_it_as_cautious_as_they_are_few(blocks):
     rng = np.random.default_rng(2)
     expected = []
     for residual in rng.normal(size=(8000, blocks, 6)):
-        found = fit_coarse(residual, np.full(blocks, 0.1), everything(blocks), blocks)
-        expected.append((1 / np.diag(found.covariance(0.1))).sum())
+        distance, offset = np.full(blocks, 0.1), np.zeros((blocks, 6))
+        found = fit_coarse(residual, distance, offset, everything(blocks), blocks)
+        expected.append((1 / np.diag(found.covariance(0.1, offset[0]))).sum())
     assert np.mean(expected) == pytest.approx(6, rel=0.05)
 
 
@@ -188,9 +201,9 @@ def test_coverage_of_a_new_visit_over_many_scenes(dof, common):
     """
     rng = np.random.default_rng(3)
     inside = []
-    for _ in range(100):
-        residual, distance = recording(rng, 40, dof=dof, common=common)
-        found = fit_coarse(residual, distance, np.repeat(np.arange(40) % 8 == 4, 10), 5)
+    for _ in range(300):
+        seen = recording(rng, 40, dof=dof, common=common)
+        found = fit_coarse(*seen, np.repeat(np.arange(40) % 8 == 4, 10), 5)
         squared = squared_errors(found, *recording(rng, 10, dof=dof))
         inside.append(np.mean(squared < chi2.ppf(0.9, 6)))
     bound = chi2.ppf(0.9, 6) / 6
@@ -201,12 +214,12 @@ def test_coverage_of_a_new_visit_over_many_scenes(dof, common):
 def test_frames_it_was_trained_on_make_it_more_cautious_only():
     """Lucky held-out frames do not count for more than the others; learnt ones not at all."""
     rng = np.random.default_rng(4)
-    residual, distance = recording(rng, 60)
+    residual, distance, offset = recording(rng, 60)
     held_out = np.repeat(np.arange(60) % 6 == 3, 10)
 
     def sigma(held, trained):
         scaled = residual * np.where(held_out, held, trained)[:, None]
-        return fit_coarse(scaled, distance, held_out, 10).position_m
+        return fit_coarse(scaled, distance, offset, held_out, 10).position_m
 
     honest = sigma(1.0, 1.0)
     assert sigma(1.0, 0.01) == pytest.approx(honest, rel=0.1)
@@ -239,10 +252,12 @@ def test_few_blocks_make_a_mean_cautious():
 
 @pytest.mark.parametrize('distance', [0.0, 1e-9, 0.03, 2.0, np.nan, np.inf])
 @pytest.mark.parametrize('error', [0.0, 1e-9, 1.0])
-def test_positive_definite_and_finite(distance, error):
+@pytest.mark.parametrize('offset', [0.0, 1e-9, 100.0])
+def test_positive_definite_and_finite(distance, error, offset):
     """Whatever it was measured on: equal images, no errors; never better than 1 mm, 0.06 deg."""
-    found = fit_coarse(np.full((4, 6), error), np.zeros(4), everything(4), 1)
-    covariance = found.covariance(distance)
+    offsets = np.full((4, 6), offset)
+    found = fit_coarse(np.full((4, 6), error), np.zeros(4), offsets, everything(4), 1)
+    covariance = found.covariance(distance, np.ones(6))
     assert np.all(np.isfinite(covariance))
     assert np.linalg.eigvalsh(covariance).min() >= 0.99e-6
 
@@ -250,7 +265,7 @@ def test_positive_definite_and_finite(distance, error):
 @pytest.mark.parametrize('residual, held_out', [([[0.0] * 6], False), ([[np.nan] * 6], True)])
 def test_no_calibration_of_nothing(residual, held_out):
     with pytest.raises(ValueError, match='at least one|NaN'):
-        fit_coarse(np.array(residual), np.array([0.1]), np.array([held_out]), 1)
+        fit_coarse(np.array(residual), np.array([0.1]), np.zeros((1, 6)), np.array([held_out]), 1)
 
 
 @pytest.mark.parametrize('count', [9, 30, 100])

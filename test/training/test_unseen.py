@@ -17,6 +17,8 @@ def test_nothing_of_the_images_is_left(small_scene):
     less = scene_without(scene, np.array([True, False, False, False, False]))
     np.testing.assert_array_equal(less.train_world_T_camera, scene.train_world_T_camera[1:])
     np.testing.assert_array_equal(less.start_features, scene.start_features[1:])
+    np.testing.assert_array_equal(less.train_features, scene.train_features[1:])
+    assert less.train_frames.tolist() == [0, 2, 3]
     assert less.landmarks.frames.tolist() == [2]
     assert less.landmarks.anchor_frames.tolist() == [0]
     np.testing.assert_array_equal(less.landmarks.points, landmarks.points[2:])

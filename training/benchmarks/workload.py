@@ -93,8 +93,9 @@ def untrained_scene(camera, short_side: int):
         network.settings.to_dict(),
         camera,
         network_camera(camera, short_side),
-        CoarseCalibration(0.1, 0.1, 0.1),
+        CoarseCalibration(0.1, 0.1, 0.1, 0.1, 0.1),
     )
     features = np.full((_TRAINING_IMAGES, 1280), 1280**-0.5, dtype=np.float16)
     poses = np.tile(np.eye(4), (_TRAINING_IMAGES, 1, 1))
-    return SceneModel(header, weights, poses, backbone, features, features)
+    frames = np.zeros(_TRAINING_IMAGES, dtype=np.int32)  # also of a scene with other images
+    return SceneModel(header, weights, poses, backbone, features, features, frames)

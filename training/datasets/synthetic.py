@@ -36,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FORMAT = 'pose_reloc built-in room'
-_VERSION = 1  # to be raised with every change of what is drawn: old folders are then replaced
+_VERSION = 2  # to be raised with every change of what is drawn: old folders are then replaced
 
 # A sunny morning, a dull afternoon with the lamps on, and a bright hour in between for the test.
 LIGHTS = (
@@ -63,7 +63,7 @@ class SyntheticSettings:
     width: int = 640
     height: int = 480
     train_frames: tuple[int, int] = (150, 150)
-    test_frames: int = 60
+    test_frames: int = 120
     noise: float = 1.3
 
     def __post_init__(self):
