@@ -194,3 +194,5 @@ def test_a_coarse_answer_says_why_it_is_not_refined(relocalizer, room):
     gullible = GateSettings(max_disagreement_rad=np.pi)
     answer = Relocalizer(scene, 'cpu', gate_settings=gullible).localize(noise)
     assert answer.status is Status.COARSE and answer.reasons == ('too_few_inliers',)
+    # What the landmarks do not confirm is worth less than what nobody looked at.
+    np.testing.assert_allclose(answer.covariance_66, 2 * answer.regressed_covariance_66)
