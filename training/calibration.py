@@ -28,6 +28,7 @@ _MOST_FEATURES = 600
 # No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this, and no
 # two are taken nearer to each other.
 _LEAST_SIGMA, _LEAST_DISTANCE, _LEAST_OFFSET = 1e-3, 1e-3, 1e-3
+_GREATEST_OFFSET = 1e6  # m and rad
 # How far another visit's images are from those of training, m and rad, where nothing is known.
 _ASIDE = np.array([0.25, np.deg2rad(10)])
 
@@ -158,8 +159,8 @@ def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
     squared = pose_residual(world_T_camera_N44, mean) ** 2
     variance = np.array([squared[:, :3].mean(), squared[:, 3:].mean()])
     sigmas = np.sqrt(2 * variance + _ASIDE**2).tolist()
-    # No image is less alike, so that all are called about equally uncertain.
-    return CoarseCalibration(*sigmas, GREATEST_DISTANCE, *sigmas)
+    # No image is less alike, no answer farther off, so that all are about equally uncertain.
+    return CoarseCalibration(*sigmas, GREATEST_DISTANCE, _GREATEST_OFFSET, _GREATEST_OFFSET)
 
 
 def bounded_mean(values_N: np.ndarray) -> float:

@@ -108,6 +108,8 @@ def test_without_held_out_frames_the_answer_is_any_pose_of_the_scene():
     shuffled = truth[np.random.default_rng(1).permutation(N)]
     residual = pose_residual(truth, shuffled)[:, :3]
     sigma = np.sqrt(np.diag(found.calibration.covariance(0.1, np.zeros(6))))
+    far = np.sqrt(np.diag(found.calibration.covariance(0.1, np.full(6, 3.0))))
+    np.testing.assert_allclose(far, sigma, rtol=1e-3)
     assert sigma[0] == pytest.approx(np.sqrt((residual**2).mean() + 0.25**2), rel=0.05)
     # Equal directions do not mean that the next visit looks the same way.
     assert sigma[3] == pytest.approx(np.deg2rad(10), rel=0.02)
