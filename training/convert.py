@@ -22,6 +22,7 @@ from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
 from pose_reloc.geometry import invert_pose, quaternion_from_rotation
 from training.datasets import Dataset, Sample
+from training.datasets.files import inside
 
 _COPIED = ('.png', '.jpg', '.jpeg')
 _FARTHEST_MM = 65534  # 65535 means unknown
@@ -49,11 +50,21 @@ class _Image:
         return _is_file(self.sample) and self.camera == self.sample.camera
 
     def write(self, folder: Path) -> None:
-        """Copies, or writes losslessly."""
+        """Copies, or writes losslessly.
+
+        Raises:
+            DatasetError: the image cannot be read.
+        """
         path = folder / self.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.is_copied:
-            shutil.copyfile(self.sample.image_path, path)
+            try:
+                data = self.sample.image_path.read_bytes()
+            except OSError as error:
+                raise DatasetError(
+                    f'cannot read {self.sample.image_path}: {error.strerror}'
+                ) from error
+            path.write_bytes(data)
         else:
             _write_png(path, self.undistorted(self.sample.load_image())[..., ::-1])
 
@@ -128,10 +139,13 @@ def write_colmap(dataset: Dataset, folder: Path) -> None:
     Depth images themselves and stamps are not kept.
 
     Raises:
-        DatasetError: the folder exists or cannot be written.
+        DatasetError: the folder exists or cannot be written, or the name of a sequence leads out of
+            it.
     """
     samples = [*dataset.train, *dataset.test]
     names = _file_names(samples)
+    for name, sample in zip(names, samples):
+        inside(folder, name, f'{dataset.name}, sequence {sample.sequence!r}')
     images = [
         _Image(sample, _colmap_camera(sample.camera)[0], Path('images', name))
         for sample, name in zip(samples, names)

@@ -142,6 +142,23 @@ def test_files_are_associated_by_time_and_the_scene_is_written(tmp_path, capsys,
     np.testing.assert_array_equal(written.start_features, tiny_scene.start_features)
 
 
+def test_a_bag_whose_transforms_begin_one_after_the_other(tmp_path, capsys, builder):
+    """map -> odom begins later, ends earlier and pauses; odom -> base_link is written all along."""
+    times = 1_700_000_000 + 0.1 * np.arange(60)
+    write_tum(tmp_path / 'map.txt', times, MAP_T_SCENE @ drive(60))
+    odom_T_map = pose_matrix(np.eye(3), [-0.3, 0.2, 0.0])
+    for i, (time, pose) in enumerate(zip(times, drive(60))):
+        stamp = round(time * 1e9)
+        builder.transform('odom', 'base_link', stamp, odom_T_map @ pose)
+        if 3 <= i < 57 and not 20 <= i < 30:
+            builder.transform('map', 'odom', stamp + 10_000_000, invert_pose(odom_T_map))
+    bag = builder.write(tmp_path / 'slam')
+    assert main(['align', '--scene-poses', str(bag), '--map-poses', f'{tmp_path / "map.txt"}']) == 0
+    out = capsys.readouterr().out
+    metres, radians = pose_error(MAP_T_SCENE, printed(out))
+    assert metres < 0.01 and np.rad2deg(radians) < 0.1
+
+
 def test_a_csv_file_with_a_header_is_read(tmp_path):
     file = tmp_path / 'poses.csv'
     file.write_text('time,x,y,z,qx,qy,qz,qw\n10.5,1,2,3,0,0,0.6,0.8\n11.5,3,2,3,0,0,0.6,0.8\n')

@@ -178,9 +178,21 @@ def test_a_folder_that_exists_is_left_alone(samples, tmp_path):
 def test_a_failure_leaves_nothing(samples, tmp_path):
     missing = samples(2)
     missing[1].image_path.unlink()
-    with pytest.raises(DatasetError, match='cannot write'):
+    with pytest.raises(DatasetError, match=r'cannot read .*001\.png: No such file'):
         write_colmap(Dataset('office', missing, []), tmp_path / 'sub' / 'out')
     assert list((tmp_path / 'sub').iterdir()) == []
+    (tmp_path / 'a file').touch()
+    with pytest.raises(DatasetError, match='cannot write .*a file/out'):
+        write_colmap(Dataset('office', samples(1), []), tmp_path / 'a file' / 'out')
+
+
+def test_the_name_of_a_sequence_leads_nowhere_else(samples, tmp_path):
+    (sample,) = samples(1)
+    for name in ('../../../escaped', 'a/../../../b', 'tab\x07bell'):
+        dataset = Dataset('office', [replace(sample, sequence=name)], [])
+        with pytest.raises(DatasetError, match='office, sequence .*inside the folder'):
+            write_colmap(dataset, tmp_path / 'sub' / 'out')
+    assert not (tmp_path / 'sub').exists() and not (tmp_path / 'escaped').exists()
 
 
 @pytest.mark.parametrize('layout', ['7scenes', 'colmap'])

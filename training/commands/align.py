@@ -112,8 +112,9 @@ def _poses(source: str, topic: str | None, args):
 
 
 def _trajectory(truth) -> list[tuple[int, np.ndarray]]:
-    """(nanoseconds, pose) of every moment that was recorded."""
-    return [(stamp, truth.lookup(stamp)) for stamp in truth.stamps()]
+    """(nanoseconds, pose) of every recorded moment at which all of TF's transforms are known."""
+    found = [(stamp, truth.at(stamp)) for stamp in truth.stamps()]
+    return [(stamp, pose) for stamp, pose in found if pose is not None]
 
 
 def _localized(args) -> list[tuple[int, np.ndarray]]:

@@ -57,16 +57,17 @@ def run(args) -> int:
 def _survey(args) -> bool:
     """Prints what every bag holds; True if all of them can be used."""
     from training.commands.bag_survey import survey_text
+    from training.datasets.bag.dataset import paths_of
     from training.datasets.bag.picking import BagSettings
     from training.datasets.bag.survey import survey
     from training.datasets.options import checked_options
 
     options = loader_options(args)
-    paths = [args.path[0], *options.pop('more', ()), *options.pop('test_path', ())]
+    further = [*paths_of(options.pop('more', ())), *paths_of(options.pop('test_path', ()))]
     settings = BagSettings(**checked_options('bag', BagSettings, options))
     usable = True
-    for path in paths:
-        found = survey(Path(path).expanduser(), settings)
+    for path in [*paths_of(args.path[0]), *further]:
+        found = survey(path, settings)
         print(survey_text(found), end='\n\n')
         usable = usable and not found.picked.problems
     return usable

@@ -7,7 +7,7 @@ One module per source. A loader reads only lists and poses; images and depth are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +28,9 @@ LOADERS = {
     'csv': 'training.datasets.csv_poses',
     'bag': 'training.datasets.bag',
 }
+
+_ENOUGH_DEPTH = 0.8  # share of images with depth from which those without are given up
+_OFF_CENTRE = 0.2  # of the image's size: no lens is mounted that far beside its sensor
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,36 @@ def open_dataset(kind: str, path: str | Path, **options) -> Dataset:
     if not path.exists():
         raise DatasetError(f'no dataset at {path}: there is no such file or folder')
     load = import_module(LOADERS[kind]).load
-    return load(path, **checked_options(kind, load, options))
+    dataset = _with_agreed_depth(load(path, **checked_options(kind, load, options)))
+    return replace(dataset, warnings=[*dataset.warnings, *_odd_cameras(dataset)])
+
+
+def _with_agreed_depth(dataset: Dataset) -> Dataset:
+    """Training needs depth for all of its images or none: keeps the more useful ones."""
+    train = dataset.train
+    with_depth = [sample for sample in train if sample.depth_loader]
+    without = len(train) - len(with_depth)
+    if not (with_depth and without):
+        return dataset
+    if len(with_depth) >= _ENOUGH_DEPTH * len(train):
+        text = f'{without} of {len(train)} training images left out: they have no depth'
+        train = with_depth
+    else:
+        text = f'depth is not used: {without} of {len(train)} training images have none'
+        train = [replace(sample, depth_loader=None) for sample in train]
+    return replace(dataset, train=train, warnings=[*dataset.warnings, text])
+
+
+def _odd_cameras(dataset: Dataset) -> list[str]:
+    """A warning, or none, about intrinsics that seem to be for images of another size."""
+    for camera in dict.fromkeys(sample.camera for sample in [*dataset.train, *dataset.test]):
+        size = np.array([camera.width, camera.height])
+        if np.any(np.abs((camera.cx, camera.cy) - (size - 1) / 2) > _OFF_CENTRE * size):
+            return [
+                f'the principal point ({camera.cx:g}, {camera.cy:g}) is far from the centre of the '
+                f'{camera.width}x{camera.height} images: are the intrinsics for another size?'
+            ]
+    return []
 
 
 def read_image(path: Path, flags: int | None = None) -> np.ndarray:

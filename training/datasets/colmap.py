@@ -5,7 +5,8 @@
     list_db.txt, list_query.txt               optional: names of the train and test images
 
 Without lists every 8th image is a test image. Images that were resized after the reconstruction
-(images_2/, images_4/) are recognised by their size.
+(images_2/, images_4/) are recognised by their size. Images whose files are missing are left out,
+unless all of them are missing: then there are poses and points without pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
 from training.datasets import Dataset, Sample
 from training.datasets.colmap_cameras import ConvertedCamera, convert_camera
@@ -48,7 +48,7 @@ def load(path: Path, model: str | None = None, images: str = 'images', every: in
         warnings.append(f'the model in {folder} has no 3D points')
     root = inside(path, images, 'the option images')
     samples = _samples(reconstruction, root if root.is_dir() else path, folder)
-    warnings += missing_images([sample.image_path for sample in samples.values()])
+    samples = _with_files(samples, warnings)
     if (path / 'list_db.txt').is_file():
         train = _listed(path / 'list_db.txt', samples, warnings)
         test = _listed(path / 'list_query.txt', samples, warnings)
@@ -83,12 +83,18 @@ def _samples(model: ColmapModel, root: Path, folder: Path) -> dict[str, Sample]:
         for key in {image.camera_id for image in model.images}
     }
     samples = {}
+    resized: dict[tuple, ConvertedCamera] = {}
     for order, image in enumerate(sorted(model.images, key=lambda i: natural_order(i.name))):
         path = image_file(root, image.name, f'{folder}, image {image.name!r}')
         converted = cameras[image.camera_id]
+        if os.path.isfile(path):
+            size = image_size(path)
+            if (image.camera_id, size) not in resized:
+                resized[image.camera_id, size] = _resized(converted, *size, path)
+            converted = resized[image.camera_id, size]
         samples[image.name] = Sample(
             path,
-            converted.camera if converted.map_u is not None else _resized(converted, path),
+            converted.camera,
             image.world_T_camera,
             image.name.rpartition('/')[0],
             float(order),
@@ -98,35 +104,50 @@ def _samples(model: ColmapModel, root: Path, folder: Path) -> dict[str, Sample]:
     return samples
 
 
-def _resized(converted: ConvertedCamera, path: Path) -> Camera:
+def _resized(converted: ConvertedCamera, width: int, height: int, path: Path) -> ConvertedCamera:
     """The camera at the size that the image file has now."""
-    camera = converted.camera
-    if not os.path.isfile(path):
-        return camera
-    width, height = image_size(path)
-    if (width, height) == (camera.width, camera.height):
-        return camera
+    full_width, full_height = converted.size
+    if (width, height) == converted.size:
+        return converted
     # Resized sizes are rounded, so the aspect is only kept to a pixel.
-    if abs(width * camera.height - height * camera.width) > 1.5 * max(camera.width, camera.height):
+    if abs(width * full_height - height * full_width) > 1.5 * max(converted.size):
         raise DatasetError(
-            f'{path} is {width}x{height} but its camera is {camera.width}x{camera.height}: '
+            f'{path} is {width}x{height} but its camera is {full_width}x{full_height}: '
             'give the images of this reconstruction (were they cropped or turned?)'
         )
-    return camera.scaled(width, height)
+    return converted.resized(width, height, str(path))
+
+
+def _with_files(samples: dict[str, Sample], warnings: list[str]) -> dict[str, Sample]:
+    """The samples whose images are there, or all of them where none is."""
+    there = {name: s for name, s in samples.items() if os.path.isfile(s.image_path)}
+    if not there:
+        warnings += missing_images([sample.image_path for sample in samples.values()])
+        return samples
+    if len(there) < len(samples):
+        first = next(s.image_path for name, s in samples.items() if name not in there)
+        warnings.append(
+            f'{len(samples) - len(there)} of {len(samples)} images are missing and left out '
+            f'(first: {first})'
+        )
+    return there
 
 
 def _listed(file: Path, samples: dict[str, Sample], warnings: list[str]) -> list[Sample]:
-    """The samples a list names; images that COLMAP could not register have no pose."""
+    """The samples a list names, in the order of their names: a video's frames follow each other.
+
+    Images that COLMAP could not register have no pose.
+    """
     if not file.is_file():
         return []
     lines = list(read_lines(file))
-    found = [samples[line.text] for line in lines if line.text in samples]
-    if lines and not found:
-        raise lines[0].error('no image of this list is in the model')
-    if len(found) < len(lines):
-        first = next(line for line in lines if line.text not in samples)
+    unknown = [line.text for line in lines if line.text not in samples]
+    if lines and len(unknown) == len(lines):
+        raise lines[0].error('no image of this list is in the model and has a file')
+    if unknown:
         warnings.append(
-            f'{len(lines) - len(found)} of {len(lines)} images of {file.name} are not in the model '
-            f'and left out (first: {first.text})'
+            f'{len(unknown)} of {len(lines)} images of {file.name} are not in the model, or '
+            f'missing, and left out (first: {unknown[0]})'
         )
-    return found
+    named = {line.text for line in lines}
+    return [sample for name, sample in samples.items() if name in named]

@@ -21,8 +21,7 @@ from training.datasets.colmap_model import ColmapCamera
 _FIT_LIMIT_PX = 0.1
 _MAX_UNDISTORTED = 2**26  # pixels of an image whose map is kept in memory
 _STRIP = 2**18  # pixels whose map is computed at once
-# A camera whose coefficients are all zero is a pinhole to `Camera`; this keeps a fisheye a fisheye.
-_FISHEYE_ZERO = (1e-15, 0.0, 0.0, 0.0)
+_FISHEYE_ZERO = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,49 @@ class ConvertedCamera:
 
     Attributes:
         camera: of the images, once they are undistorted where that is needed.
+        size: width and height of the image files.
         map_u, map_v: float32 (H, W), for cv2.remap: where each pixel lies in the image file; None
             where the file is used as it is.
     """
 
     camera: Camera
+    size: tuple[int, int]
     map_u: np.ndarray | None = field(default=None, repr=False)
     map_v: np.ndarray | None = field(default=None, repr=False)
 
     def load_image(self, path: Path) -> np.ndarray:
-        """The undistorted image, uint8 RGB (H, W, 3)."""
+        """The undistorted image, uint8 RGB (H, W, 3).
+
+        Raises:
+            DatasetError: the file is missing, damaged or of another size.
+        """
         import cv2
 
-        return cv2.remap(read_image(path), self.map_u, self.map_v, cv2.INTER_LINEAR)
+        image = read_image(path)
+        height, width = image.shape[:2]
+        if (width, height) != self.size:
+            raise DatasetError(
+                f'{path} is {width}x{height} but its camera is {self.size[0]}x{self.size[1]}'
+            )
+        return cv2.remap(image, self.map_u, self.map_v, cv2.INTER_LINEAR)
+
+    def resized(self, width: int, height: int, where: str) -> ConvertedCamera:
+        """The same camera for files of the same images that were resized since.
+
+        Raises:
+            CameraError, DatasetError: the size is impossible, or too large to undistort.
+        """
+        import cv2
+
+        x, y = width / self.size[0], height / self.size[1]
+        target = max(1, round(self.camera.width * x)), max(1, round(self.camera.height * y))
+        camera = self.camera.scaled(*target)
+        if self.map_u is None:
+            return ConvertedCamera(camera, (width, height))
+        _check_size(*target, where)
+        # Both resizings keep the edges of the image: those of the map and those it points to.
+        u, v = (cv2.resize(each, target) + 0.5 for each in (self.map_u, self.map_v))
+        return ConvertedCamera(camera, (width, height), u * x - 0.5, v * y - 0.5)
 
 
 def convert_camera(camera: ColmapCamera, where: str) -> ConvertedCamera:
@@ -53,12 +82,13 @@ def convert_camera(camera: ColmapCamera, where: str) -> ConvertedCamera:
         DatasetError: the parameters are impossible, or the camera sees behind itself.
     """
     try:
+        size = camera.width, camera.height
         exact = _exact(camera)
         if exact:
-            return ConvertedCamera(exact)
+            return ConvertedCamera(exact, size)
         source = _pycolmap_camera(camera, where)
         fitted = _fitted(source, where)
-        return ConvertedCamera(fitted) if fitted else _undistorted(source, where)
+        return ConvertedCamera(fitted, size) if fitted else _undistorted(source, where)
     except CameraError as error:
         raise DatasetError(f'{where}: {error}') from error
 
@@ -86,8 +116,6 @@ def _exact(camera: ColmapCamera) -> Camera | None:
         (model, distortion), (fx, fy, cx, cy) = two_focals[camera.model], p[:4]
     else:
         return None
-    if model == 'equidistant' and not any(distortion):
-        distortion = _FISHEYE_ZERO
     # COLMAP counts from the corner of the image, we from the centre of the first pixel.
     return Camera(camera.width, camera.height, fx, fy, cx - 0.5, cy - 0.5, distortion, model)
 
@@ -164,11 +192,7 @@ def _undistorted(source, where: str) -> ConvertedCamera:
     import pycolmap
 
     pinhole = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), source)
-    if pinhole.width * pinhole.height > _MAX_UNDISTORTED:
-        raise DatasetError(
-            f'{where}: {pinhole.width}x{pinhole.height} pixels are too many to undistort while '
-            'images are loaded; use `colmap image_undistorter` first'
-        )
+    _check_size(pinhole.width, pinhole.height, where)
     fx, fy, cx, cy = (float(p) for p in pinhole.params)
     camera = Camera(pinhole.width, pinhole.height, fx, fy, cx - 0.5, cy - 0.5)
     maps = np.empty((2, camera.height, camera.width), np.float32)
@@ -182,4 +206,12 @@ def _undistorted(source, where: str) -> ConvertedCamera:
             strip[:] = uv.T.reshape(strip.shape)
         if not np.isfinite(strip).all():
             raise DatasetError(f'{where}: pycolmap cannot undistort this camera')
-    return ConvertedCamera(camera, maps[0], maps[1])
+    return ConvertedCamera(camera, (source.width, source.height), maps[0], maps[1])
+
+
+def _check_size(width: int, height: int, where: str) -> None:
+    if width * height > _MAX_UNDISTORTED:
+        raise DatasetError(
+            f'{where}: {width}x{height} pixels are too many to undistort while images are loaded; '
+            'use `colmap image_undistorter` first'
+        )

@@ -16,7 +16,7 @@ from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
 from training.datasets import Dataset, Sample
 from training.datasets.calibration import CameraSource, camera_source
-from training.datasets.files import existing_image, image_size
+from training.datasets.files import existing_image, image_size, inside
 from training.datasets.text import Line, open_text
 
 _POSE = ('t1', 't2', 't3', 'q1', 'q2', 'q3', 'q4')
@@ -63,6 +63,8 @@ def load(
     for order, (line, row) in enumerate(rows):
         if row['split'] not in splits:
             raise line.error(f'the split must be train or test, not {row["split"]!r}')
+        if row['seq']:
+            inside(root, row['seq'], f'{line.where}, column seq')
         values = line.numbers([row[name] for name in _POSE])
         pose = line.pose(values[:3], values[3:], rotation == 'camera_to_world')
         image_path = existing_image(root, row['img_path'], line.where)
@@ -83,6 +85,9 @@ def _read_table(file: Path) -> list[tuple[Line, dict[str, str]]]:
                     f'{file}, line 1: the header lacks {", ".join(missing)}; expected '
                     f'{",".join(_COLUMNS)}'
                 )
+            twice = [name for name in _COLUMNS if header.count(name) > 1]
+            if twice:
+                raise DatasetError(f'{file}, line 1: the column {twice[0]} is there twice')
             for words in reader:
                 line = Line(file, reader.line_num, ','.join(words))
                 if not any(word.strip() for word in words):

@@ -3,7 +3,8 @@
     TrainSplit.txt, TestSplit.txt     lines `sequenceN`
     seq-XX/frame-XXXXXX.color.png     (or .color.jpg)
     seq-XX/frame-XXXXXX.depth.png     16-bit millimetres; 0 and 65535 are invalid
-    seq-XX/frame-XXXXXX.pose.txt      camera-to-world 4x4 of the DEPTH camera
+    seq-XX/frame-XXXXXX.pose.txt      camera-to-world 4x4 of the DEPTH camera; NaN or infinite
+                                      where tracking was lost: such frames are left out
     calibration.yaml                  optional: intrinsics of both cameras and color_T_depth
 
 The samples' poses are those of the colour camera and depth is registered to it. Without
@@ -26,6 +27,7 @@ from training.datasets.depth import DepthImage
 from training.datasets.text import read_lines, read_yaml
 
 FRAME_RATE_HZ = 30.0
+_LOST = ('nan', 'inf', 'infinity')  # numbers in the pose of a frame whose tracking was lost
 
 
 def load(path: Path) -> Dataset:
@@ -40,17 +42,16 @@ def load(path: Path) -> Dataset:
             'scene, for example chess/'
         )
     color, depth, color_T_depth, warnings = _calibration(path)
-    read = partial(_sequence, path, color=color, depth=depth, color_T_depth=color_T_depth)
-    splits = []
-    for name in ('TrainSplit.txt', 'TestSplit.txt'):
-        samples = [s for sequence in _sequences(path / name) for s in read(sequence)]
-        splits.append(samples)
-    for split in splits:
-        for sample in split[:1]:
-            missing = sample.depth_loader is None
-            if missing:
-                warnings.append(f'{path} holds no depth images')
-    return Dataset(path.name, splits[0], splits[1], warnings)
+    read = partial(
+        _sequence, path, color=color, depth=depth, color_T_depth=color_T_depth, warnings=warnings
+    )
+    train, test = (
+        [sample for sequence in _sequences(path / name) for sample in read(sequence)]
+        for name in ('TrainSplit.txt', 'TestSplit.txt')
+    )
+    if not any(sample.depth_loader for sample in train or test):
+        warnings.append(f'{path} holds no depth images')
+    return Dataset(path.name, train, test, warnings)
 
 
 def _sequences(path: Path) -> list[str]:
@@ -65,7 +66,9 @@ def _sequences(path: Path) -> list[str]:
     return names
 
 
-def _sequence(path: Path, name: str, color: Camera, depth: dict, color_T_depth) -> list[Sample]:
+def _sequence(
+    path: Path, name: str, color: Camera, depth: dict, color_T_depth, warnings: list[str]
+) -> list[Sample]:
     folder = path / name
     poses = sorted(folder.glob('frame-*.pose.txt'))
     if not poses:
@@ -73,6 +76,9 @@ def _sequence(path: Path, name: str, color: Camera, depth: dict, color_T_depth) 
     depth_T_color = invert_pose(color_T_depth)
     samples = []
     for pose_path in poses:
+        world_T_depth = _read_pose(pose_path)
+        if world_T_depth is None:
+            continue
         stem = pose_path.name[: -len('.pose.txt')]
         images = [folder / f'{stem}.color.{ext}' for ext in ('png', 'jpg')]
         image_path = next((p for p in images if p.is_file()), None)
@@ -86,17 +92,25 @@ def _sequence(path: Path, name: str, color: Camera, depth: dict, color_T_depth) 
             Sample(
                 image_path,
                 color,
-                _read_pose(pose_path) @ depth_T_color,
+                world_T_depth @ depth_T_color,
                 name,
                 int(re.sub(r'\D', '', stem) or 0) / FRAME_RATE_HZ,
                 loader,
             )
         )
+    if len(samples) < len(poses):
+        warnings.append(
+            f'{len(poses) - len(samples)} of {len(poses)} frames of {folder} left out: their poses '
+            'are NaN or infinite (tracking was lost)'
+        )
     return samples
 
 
-def _read_pose(path: Path) -> np.ndarray:
+def _read_pose(path: Path) -> np.ndarray | None:
+    """The pose (4, 4) in a file; None where it is NaN or infinite."""
     lines = list(read_lines(path))
+    if any(word.strip('+-').lower() in _LOST for line in lines for word in line.text.split()):
+        return None
     numbers = [number for line in lines for number in line.numbers(line.text.split())]
     if len(numbers) != 16:
         raise DatasetError(f'{path} is not a pose: expected 16 numbers, got {len(numbers)}')

@@ -6,7 +6,7 @@
     calibration.yaml      optional: color: {width, height, fx, fy, cx, cy, distortion}
 
 The folder is one recording, or holds several of the same place. Depth is the nearest in time; the
-pose is interpolated at the time of the image.
+pose is interpolated at the time of the image, but not across a jump of the trajectory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.errors import DatasetError
-from pose_reloc.geometry import interpolate_pose, wxyz_from_xyzw
+from pose_reloc.geometry import interpolate_pose, pose_error, wxyz_from_xyzw
 from training.datasets import Dataset, Sample
 from training.datasets.calibration import CameraSource, camera_source
 from training.datasets.depth import DepthImage
@@ -27,6 +27,9 @@ from training.datasets.files import existing_image, image_size
 from training.datasets.text import read_lines
 
 _DEPTH_UNIT_M = 1 / 5000
+# Metres and radians per second. Poses that are faster by this than those before or after were
+# corrected (a relocalization): nobody was half-way. A steady drive is no jump.
+_JUMP = np.array([10.0, np.deg2rad(720)])
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _report(folder, images: int, samples, has_depth: bool, limits, warnings: lis
     if len(samples) < images:
         warnings.append(
             f'{images - len(samples)} of {images} images of {folder.name} left out: '
-            f'groundtruth.txt has no poses within {limits.max_gap} s around them'
+            f'groundtruth.txt has no poses within {limits.max_gap} s around them, or jumps there'
         )
     without = sum(sample.depth_loader is None for sample in samples)
     if not has_depth:
@@ -133,6 +136,13 @@ def _report(folder, images: int, samples, has_depth: bool, limits, warnings: lis
 
 def _default_camera() -> CameraSource:
     def make(width: int, height: int) -> Camera:
+        # The aspect of resized images is only kept to a pixel.
+        if abs(3 * width - 4 * height) > 4:
+            raise DatasetError(
+                f'the images are {width}x{height}, but the camera that is taken without '
+                'calibration.yaml is that of 640x480 images: write calibration.yaml or give '
+                '--camera FX FY CX CY'
+            )
         return Camera(640, 480, 525.0, 525.0, 319.5, 239.5).scaled(width, height)
 
     text = (
@@ -152,8 +162,8 @@ def _read_files(folder: Path, name: str) -> list[tuple[float, Path]]:
     return sorted(entries)
 
 
-def _read_trajectory(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times (N,) in ascending order and `world_T_camera` (N, 4, 4)."""
+def _read_trajectory(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times (N,) in ascending order, `world_T_camera` (N, 4, 4), jumps (N - 1,) to the next."""
     times, poses = [], []
     for line in read_lines(file):
         values = line.numbers(line.words('timestamp x y z qx qy qz qw'))
@@ -162,18 +172,30 @@ def _read_trajectory(file: Path) -> tuple[np.ndarray, np.ndarray]:
     if not times:
         raise DatasetError(f'{file} holds no poses')
     order = np.argsort(times, kind='stable')
-    return np.array(times)[order], np.array(poses)[order]
+    times_N, poses_N44 = np.array(times)[order], np.array(poses)[order]
+    return times_N, poses_N44, _jumps(times_N, poses_N44)
 
 
-def _pose_at(time: float, times_N, poses_N44, max_gap: float) -> np.ndarray | None:
-    """The pose interpolated at this time; None outside the trajectory and inside a gap."""
+def _jumps(times_N, poses_N44) -> np.ndarray:
+    """Which steps (N - 1,) from a pose to the next are jumps (see `_JUMP`)."""
+    steps = np.stack(pose_error(poses_N44[:-1], poses_N44[1:]), axis=1)
+    with np.errstate(divide='ignore', invalid='ignore'):  # poses may share a time
+        speeds = steps / np.diff(times_N)[:, None]
+        # The slower side counts: one jump may follow another.
+        padded = np.pad(speeds, ((1, 1), (0, 0)), constant_values=np.nan)
+        around = np.nan_to_num(np.fmin(padded[:-2], padded[2:]))
+        return (speeds - around > _JUMP).any(axis=1)
+
+
+def _pose_at(time: float, times_N, poses_N44, jumps_N, max_gap: float) -> np.ndarray | None:
+    """The pose interpolated at this time; None outside the trajectory, in a gap and in a jump."""
     after = int(np.searchsorted(times_N, time))
     if after < len(times_N) and times_N[after] == time:
         return poses_N44[after]
     if after in (0, len(times_N)):
         return None
     gap = times_N[after] - times_N[after - 1]
-    if gap > max_gap:
+    if gap > max_gap or jumps_N[after - 1]:
         return None
     alpha = (time - times_N[after - 1]) / gap
     return interpolate_pose(poses_N44[after - 1], poses_N44[after], alpha)

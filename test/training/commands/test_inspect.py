@@ -234,6 +234,14 @@ def test_a_bag_that_cannot_be_used_says_what_is_missing_and_how_to_record_it(
     assert main(['inspect', '--dataset', 'bag', '--path', str(path), *fixed]) == 0
 
 
+def test_bags_as_options_are_paths_too(builder, tmp_path, capsys):
+    path = str(robot(builder).write(tmp_path / 'walk'))
+    command = ['inspect', '--dataset', 'bag', '--path', path]
+    for more in (['--option', f'test_path={path}'], ['--option', f'more={path}']):
+        assert main([*command, *more]) == 0
+        assert capsys.readouterr().out.count(f'bag {path}') == 2
+
+
 def test_an_option_of_bags_is_refused_elsewhere(tmp_path, capsys):
     assert main(['inspect', '--dataset', 'tum', '--path', str(tmp_path), '--max-gap', '1',
                  '--map-frame', 'odom']) == 2  # fmt: skip

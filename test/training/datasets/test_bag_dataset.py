@@ -401,6 +401,16 @@ def test_depth_of_some_images(builder, tmp_path, new_builder):
         assert 'no depth' in dataset.warnings[0] or 'have none' in dataset.warnings[0]
 
 
+def test_depth_that_matches_no_image_is_not_dropped_in_silence(builder, tmp_path):
+    record(builder)
+    for i, t in enumerate(IMAGE_TIMES):
+        as_raw(builder, t + 0.03, i)
+    dataset = open_dataset('bag', builder.write(tmp_path / 'walk'))
+    assert not any(sample.depth_loader for sample in dataset.train)
+    said = f'depth on {DEPTH} is not used: no image of walk has one within 0.02 s'
+    assert dataset.warnings == [said]
+
+
 def test_depth_that_cannot_be_placed(builder, tmp_path):
     record(builder)
     for i, t in enumerate(IMAGE_TIMES):
@@ -510,16 +520,18 @@ def test_damage_in_the_middle_ends_it_early(builder, tmp_path):
         assert sample.load_image().shape == (48, 64, 3)
 
 
-def test_damaged_images_are_left_to_those_who_load_them(builder, tmp_path):
+def test_damage_that_only_decoding_shows_names_the_way_out(builder, tmp_path):
     record(builder, images=[])
     jpeg = cv2.imencode('.jpg', picture(0))[1].tobytes()
     for i, t in enumerate(IMAGE_TIMES):
-        data = jpeg[:200] if i == 3 else jpeg
+        data = jpeg[:30] + bytes(300) + jpeg[-30:] if i == 3 else jpeg
         builder.compressed(f'{IMAGE}/compressed', at(t), data, 'jpeg')
-    samples = open_dataset('bag', builder.write(tmp_path / 'walk')).train
+    path = builder.write(tmp_path / 'walk')
+    samples = open_dataset('bag', path).train
     assert samples[2].load_image().shape == (48, 64, 3)
-    with pytest.raises(DatasetError, match='walk.*truncated'):
+    with pytest.raises(DatasetError, match='walk.*OpenCV.*--min-sharpness 0.01'):
         samples[3].load_image()
+    assert len(open_dataset('bag', path, min_sharpness=0.01).train) == 19
 
 
 def test_an_empty_bag(builder, tmp_path):

@@ -108,10 +108,10 @@ def test_poses_points_and_reprojections_come_back(tmp_path, world, text, folder)
 
 def test_lists_give_the_splits(tmp_path, world):
     write(tmp_path, world, build(world)[0])
-    (tmp_path / 'list_db.txt').write_text('seq0/im 0.png\nseq1/im 3.png\n')
+    (tmp_path / 'list_db.txt').write_text('seq1/im 3.png\nseq0/im 8.png\nseq0/im 0.png\n')
     (tmp_path / 'list_query.txt').write_text('seq1/im 1.png\nseq1/unregistered.png\n')
     dataset = open_dataset('colmap', tmp_path)
-    assert [index_of(s) for s in dataset.train] == [0, 3]
+    assert [index_of(s) for s in dataset.train] == [0, 8, 3]  # frames follow each other in time
     assert [index_of(s) for s in dataset.test] == [1]
     assert any('1 of 2 images of list_query.txt' in text for text in dataset.warnings)
     (tmp_path / 'list_query.txt').write_text('none.png\n')
@@ -147,10 +147,23 @@ def test_missing_images_are_counted_and_named(tmp_path, world):
     write(tmp_path, world, build(world)[0])
     (tmp_path / 'images' / 'seq1' / 'im 1.png').unlink()
     dataset = open_dataset('colmap', tmp_path)
-    assert any('1 of 10 images are missing' in text for text in dataset.warnings)
-    sample = next(s for s in [*dataset.train, *dataset.test] if index_of(s) == 1)
+    assert any('1 of 10 images are missing and left out' in text for text in dataset.warnings)
+    assert 1 not in {index_of(s) for s in [*dataset.train, *dataset.test]}
+    (tmp_path / 'list_db.txt').write_text('seq1/im 1.png\nseq1/im 3.png\n')
+    dataset = open_dataset('colmap', tmp_path)
+    assert [index_of(s) for s in dataset.train] == [3]
+    assert any('1 of 2 images of list_db.txt' in text for text in dataset.warnings)
+
+
+def test_poses_and_points_can_be_read_without_any_image(tmp_path, world):
+    write(tmp_path, world, build(world)[0])
+    for file in tmp_path.glob('images/*/*.png'):
+        file.unlink()
+    dataset = open_dataset('colmap', tmp_path)
+    assert any('10 of 10 images are missing' in text for text in dataset.warnings)
+    sample = dataset.train[0]
     assert len(sample.load_points()) > 10
-    with pytest.raises(DatasetError, match='im 1.png'):
+    with pytest.raises(DatasetError, match=sample.image_path.name):
         sample.load_image()
 
 
@@ -187,6 +200,34 @@ def test_undistorted_images_have_the_size_of_their_camera(tmp_path, world):
     sample = open_dataset('colmap', tmp_path).train[0]
     assert sample.camera.is_pinhole
     assert sample.load_image().shape == (sample.camera.height, sample.camera.width, 3)
+
+
+def test_resized_images_are_undistorted_as_the_originals(tmp_path, world):
+    params = (40, 42, 32, 24, -0.05, 0.01, 0.05, -0.05, 0.01, 0.005, 0.05, 0.04)
+    write(tmp_path, world, build(world, 'THIN_PRISM_FISHEYE', params)[0])
+    v, u = np.mgrid[:48, :64]
+    ramp = np.stack([4 * u, 5 * v, 2 * (u + v)], axis=2).astype(np.uint8)  # BGR
+    for file in tmp_path.glob('images/*/*.png'):
+        small = tmp_path / 'images_2' / file.relative_to(tmp_path / 'images')
+        small.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), ramp)
+        cv2.imwrite(str(small), cv2.resize(ramp, (32, 24), interpolation=cv2.INTER_AREA))
+    full = open_dataset('colmap', tmp_path).train[0]
+    half = open_dataset('colmap', tmp_path, images='images_2').train[0]
+    assert half.camera == full.camera.scaled(half.camera.width, half.camera.height)
+    assert half.camera.width == pytest.approx(full.camera.width / 2, abs=0.5)
+    expected = cv2.resize(full.load_image(), (half.camera.width, half.camera.height))
+    image = half.load_image()
+    inside = (expected[2:-2, 2:-2] > 8).all(axis=2)  # beside the borders of the original
+    assert inside.mean() > 0.5
+    error = np.abs(image[2:-2, 2:-2].astype(int) - expected[2:-2, 2:-2])[inside]
+    assert np.percentile(error, 95) <= 4  # a grey level or two is less than half a pixel
+    cv2.imwrite(str(half.image_path), np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(DatasetError, match='is 64x48 but its camera is 32x24'):
+        half.load_image()
+    cv2.imwrite(str(half.image_path), np.zeros((32, 24, 3), np.uint8))
+    with pytest.raises(DatasetError, match='24x32 but its camera is 64x48'):
+        open_dataset('colmap', tmp_path, images='images_2')
 
 
 def test_images_too_large_to_undistort_are_refused_before_memory_is_taken():

@@ -68,6 +68,22 @@ def test_images_below_another_folder_and_several_scenes(tmp_path, world):
         open_dataset('csv', moved, scene='attic', **options)
 
 
+def test_recordings_need_no_name(tmp_path, world):
+    file = write(tmp_path, world)
+    file.write_text(file.read_text().replace(',walk,', ',,'))
+    assert {sample.sequence for sample in open_dataset('csv', tmp_path).train} == {''}
+
+
+def test_intrinsics_for_images_of_another_size_are_doubted(tmp_path, world):
+    write(tmp_path, world)
+    assert not any('principal point' in text for text in open_dataset('csv', tmp_path).warnings)
+    (tmp_path / 'K.txt').write_text('600 0 319.5\n0 600 239.5\n0 0 1\n')
+    doubt = 'principal point (319.5, 239.5) is far from the centre of the 64x48 images'
+    assert any(doubt in text for text in open_dataset('csv', tmp_path).warnings)
+    dataset = open_dataset('csv', tmp_path, intrinsics='60,60,31.5,40')
+    assert any('(31.5, 40)' in text for text in dataset.warnings)
+
+
 @pytest.mark.parametrize(
     'new, message',
     [
@@ -81,6 +97,8 @@ def test_images_below_another_folder_and_several_scenes(tmp_path, world):
         ('lab,train,walk,/etc/passwd,1,2,3,1,0,0,0', 'line 3: .*inside the folder'),
         ('lab,train,walk,walk/99.png,1,2,3,1,0,0,0', 'line 3: the image .* is missing'),
         ('lab,train,walk,,1,2,3,1,0,0,0', 'line 3: .*inside the folder'),
+        ('lab,train,../../x,walk/0.png,1,2,3,1,0,0,0', 'line 3, column seq: .*inside the folder'),
+        ('lab,train,/etc,walk/0.png,1,2,3,1,0,0,0', 'line 3, column seq: .*inside the folder'),
     ],
 )
 def test_bad_rows_are_named(tmp_path, world, new, message):
@@ -97,6 +115,9 @@ def test_wrong_tables(tmp_path, world):
         open_dataset('csv', tmp_path)
     (tmp_path / 'poses.csv').write_text('image,x,y\n')
     with pytest.raises(DatasetError, match='line 1: the header lacks scene'):
+        open_dataset('csv', tmp_path)
+    (tmp_path / 'poses.csv').write_text(f'{HEADER},t1\n')
+    with pytest.raises(DatasetError, match='line 1: the column t1 is there twice'):
         open_dataset('csv', tmp_path)
     (tmp_path / 'poses.csv').write_text('')
     with pytest.raises(DatasetError, match='the header lacks'):

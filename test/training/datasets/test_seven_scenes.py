@@ -179,6 +179,22 @@ def test_without_depth_there_are_no_points(scene):
     assert any('no depth' in warning for warning in dataset.warnings)
 
 
+def test_one_image_without_depth_does_not_cost_the_others_theirs(scene):
+    (scene / 'seq-01' / 'frame-000000.depth.png').unlink()
+    dataset = open_dataset('7scenes', scene)
+    assert len(dataset.train) == 4 and all(sample.depth_loader for sample in dataset.train)
+    assert dataset.warnings == ['1 of 5 training images left out: they have no depth']
+
+
+def test_frames_whose_tracking_was_lost_are_left_out_and_counted(scene):
+    for stem, number in (('seq-01/frame-000003', 'nan'), ('seq-12/frame-000000', '-inf')):
+        np.savetxt(scene / f'{stem}.pose.txt', np.full((4, 4), float(number)))
+    dataset = open_dataset('7scenes', scene)
+    assert [round(30 * s.timestamp) for s in dataset.train] == [0, 6, 3]
+    assert len(dataset.warnings) == 2 and '1 of 3 frames of' in dataset.warnings[0]
+    assert 'tracking was lost' in dataset.warnings[1]
+
+
 def cut(path, fraction=0.6):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
@@ -250,7 +266,6 @@ def test_missing_files_are_named(scene, name):
     'name, text',
     [
         ('seq-01/frame-000003.pose.txt', '1 0 0 0\n0 1 0 0\n'),
-        ('seq-01/frame-000003.pose.txt', ' '.join(['nan'] * 16)),
         ('seq-01/frame-000003.pose.txt', 'a pose'),
         ('seq-01/frame-000003.pose.txt', ' '.join(['0'] * 16)),
         ('TrainSplit.txt', 'sequence one\n'),

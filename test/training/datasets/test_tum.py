@@ -85,6 +85,21 @@ def test_depth_too_far_in_time_is_not_taken(tmp_path, world):
     assert any('no depth.txt' in text for text in open_dataset('tum', tmp_path).warnings)
 
 
+@pytest.mark.parametrize(('kept', 'images', 'said'), [
+    (18, 14, '2 of 16 training images left out: they have no depth'),
+    (10, 16, 'depth is not used: 10 of 16 training images have none'),
+])  # fmt: skip
+def test_all_training_images_have_depth_or_none_has(tmp_path, world, kept, images, said):
+    write(tmp_path, world)
+    lines = (tmp_path / 'depth.txt').read_text().splitlines()[:1]
+    lines += (tmp_path / 'depth.txt').read_text().splitlines()[-kept:]
+    (tmp_path / 'depth.txt').write_text('\n'.join(lines) + '\n')
+    dataset = open_dataset('tum', tmp_path)
+    assert len(dataset.train) == images and len(dataset.test) == 4
+    assert {sample.depth_loader is not None for sample in dataset.train} == {images < 16}
+    assert said in dataset.warnings
+
+
 def test_no_pose_is_invented_in_a_gap_or_beyond_the_ends(tmp_path, world):
     times = START + np.array([0.35, 0.42, 0.48, 0.52, 1.21, 1.28, 1.33])
     write(tmp_path, world, pose_times=times)
@@ -93,6 +108,42 @@ def test_no_pose_is_invented_in_a_gap_or_beyond_the_ends(tmp_path, world):
     dataset = open_dataset('tum', tmp_path, max_gap=1.0)
     assert len([*dataset.train, *dataset.test]) == 10
     assert any('10 of 20 images' in text for text in dataset.warnings)
+
+
+def test_no_pose_is_invented_in_a_jump_of_the_trajectory(tmp_path, world):
+    write(tmp_path, world, pose_times=START + np.arange(-0.05, 2.1, 0.06))
+    lines = (tmp_path / 'groundtruth.txt').read_text().splitlines()
+    moved = [line.split() for line in lines[1:]]
+    for words in moved:
+        if float(words[0]) > START + 0.88:  # between two poses around the image at 0.9
+            words[1] = str(float(words[1]) + 5)
+    (tmp_path / 'groundtruth.txt').write_text('\n'.join(' '.join(words) for words in moved))
+    dataset = open_dataset('tum', tmp_path, test_fraction=0)
+    for sample in dataset.train:
+        expected = screw(sample.timestamp)
+        expected[0, 3] += 5 * (sample.timestamp > START + 0.9)
+        np.testing.assert_allclose(sample.world_T_camera, expected, atol=1e-4)
+    assert len(dataset.train) == 19
+    assert any('1 of 20 images' in text and 'jumps' in text for text in dataset.warnings)
+
+
+def test_a_steady_drive_is_no_jump(tmp_path, world):
+    write(tmp_path, world)
+    lines = [line.split() for line in (tmp_path / 'groundtruth.txt').read_text().splitlines()[1:]]
+    for words in lines:
+        words[1] = f'{30 * (float(words[0]) - START):.6f}'  # on a motorway
+    (tmp_path / 'groundtruth.txt').write_text('\n'.join(' '.join(words) for words in lines))
+    assert len(open_dataset('tum', tmp_path, test_fraction=0).train) == 20
+
+
+def test_the_default_camera_is_not_stretched_to_another_aspect(tmp_path, world):
+    write(tmp_path, world, images=4)
+    for file in (tmp_path / 'rgb').iterdir():
+        cv2.imwrite(str(file), np.zeros((36, 64, 3), np.uint8))
+    with pytest.raises(DatasetError, match='64x36.*write calibration.yaml or give --camera'):
+        open_dataset('tum', tmp_path)
+    camera = open_dataset('tum', tmp_path, intrinsics='60,60,31.5,17.5').train[0].camera
+    assert (camera.width, camera.height, camera.fy) == (64, 36, 60)
 
 
 def test_default_camera_is_the_ros_default_and_announced(tmp_path, world):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,11 @@ from training.datasets.bag.picking import (
     PickedDepth,
     pick,
 )
-from training.datasets.bag.poses import MAX_GAP_S
+from training.datasets.bag.poses import JUMP, MAX_GAP_S
 from training.datasets.bag.reading import largest_file, shared_bag
 from training.datasets.bag.selection import moved, sharp, sharpness_of_all
 
 _DEPTH_TOLERANCE_S = 0.02  # an image and its depth are at most this far apart
-_ENOUGH_DEPTH = 0.8  # share of images with depth from which those without are given up
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,10 @@ class BagImage:
             bag = shared_bag(self.path)
             return bag.image(bag.message_at(self.topic, self.time, self.stamp))
         except (BagError, MessageError) as error:
-            raise DatasetError(f'{self.path}, {self.topic} at {self.stamp}: {error}') from error
+            text = f'{self.path}, {self.topic} at {self.stamp}: {error}'
+            if isinstance(error, MessageError):
+                text += '. Leave such images out of training with --min-sharpness 0.01'
+            raise DatasetError(text) from error
 
 
 def load(
@@ -75,7 +77,7 @@ def load(
     min_rotation: float = 0.5,
     min_sharpness: float = 0.0,
 ) -> Dataset:
-    """Posed images of bags; of the test bags every image with a pose, none is left out.
+    """Posed images of bags; of the test bags every whole image with a pose.
 
     Args:
         path: a bag to train on.
@@ -103,7 +105,8 @@ def load(
     )
     splits, notes, warnings = ([], []), [], []
     names: Counter[str] = Counter()
-    for split, paths in zip(splits, ([path, *_paths(more)], _paths(test_path))):
+    worlds: dict[str, str] = {}  # frame of the poses -> the first sequence that has it
+    for split, paths in zip(splits, ([path, *paths_of(more)], paths_of(test_path))):
         for each in paths:
             name = _name(each)
             names[name] += 1
@@ -112,7 +115,14 @@ def load(
             split.extend(found.samples)
             notes += found.notes
             warnings += found.warnings
-    _agree_on_depth(splits, warnings)
+            if found.world:
+                worlds.setdefault(found.world, sequence)
+    if len(worlds) > 1:
+        raise DatasetError(
+            'the poses of these bags are in different frames: '
+            f'{", ".join(f"{name} in {world}" for world, name in worlds.items())}. Give the '
+            '--pose-topic or the --map-frame that all of them have, or use bags of one frame'
+        )
     return Dataset(_name(path), *splits, warnings, notes)
 
 
@@ -121,7 +131,7 @@ def _name(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _paths(value: str | Path | Sequence[str | Path]) -> list[Path]:
+def paths_of(value: str | Path | Sequence[str | Path]) -> list[Path]:
     """One path or several."""
     values = [value] if isinstance(value, str | Path) else value
     return [Path(each).expanduser() for each in values]
@@ -135,11 +145,13 @@ class BagSamples:
         samples: in the order of time.
         notes: what was picked, for people.
         warnings: what a user should know.
+        world: the frame of the poses; empty if the bag does not name it.
     """
 
     samples: list[Sample]
     notes: list[str]
     warnings: list[str]
+    world: str
 
 
 def read_bag(path: Path, settings: BagSettings, sequence: str, thin: bool) -> BagSamples:
@@ -159,10 +171,17 @@ def read_bag(path: Path, settings: BagSettings, sequence: str, thin: bool) -> Ba
     picked = pick(contents, settings)
     if picked.problems:
         raise BagError('; '.join(picked.problems))
-    images = picked.images
+    images, poses, world = picked.images, picked.truth.source, picked.world
+    if poses in contents.poses:
+        if world not in ('', settings.map_frame) and _wants_map_frame(settings):
+            warnings.append(
+                f'the poses on {poses} of {path.name} are in {world}, not in {settings.map_frame}: '
+                f'give --map-frame {world} if that is right, or another --pose-topic (tf for TF)'
+            )
+        poses += f' in {world or "a frame without a name"}'
     notes = [
         f'{sequence}: images {images.topic.name} ({len(images.times)}), camera '
-        f'{picked.camera_source}, poses {picked.truth.source}, '
+        f'{picked.camera_source}, poses {poses}, '
         f'depth {picked.depth.images.topic.name if picked.depth else "none"}'
     ]
     if settings.camera_frame is None and 'optical' not in picked.frame:
@@ -175,9 +194,19 @@ def read_bag(path: Path, settings: BagSettings, sequence: str, thin: bool) -> Ba
         warnings.append(_left_out(path, len(images.times), missing, settings.max_gap))
     if not samples:
         raise DatasetError(f'no image of {path} has a pose: {warnings[-1]}')
+    if picked.depth and not any(sample.depth_loader for sample in samples):
+        warnings.append(
+            f'depth on {picked.depth.images.topic.name} is not used: no image of {path.name} has '
+            f'one within {_DEPTH_TOLERANCE_S:g} s'
+        )
     if thin:
         samples = _thinned(samples, settings, notes, sequence)
-    return BagSamples(samples, notes, warnings)
+    return BagSamples(samples, notes, warnings, world)
+
+
+def _wants_map_frame(settings: BagSettings) -> bool:
+    """True unless a topic was chosen and the map frame was not: then any frame is right."""
+    return settings.pose_topic is None or settings.map_frame != BagSettings.map_frame
 
 
 def _posed(
@@ -195,6 +224,9 @@ def _posed(
             pose = picked.truth.lookup(stamp + offset)
         except TransformError as error:
             missing[_reason(error)] += 1
+            continue
+        if picked.truth.jumps_at(stamp + offset):
+            missing['in jumps of the poses'] += 1
             continue
         samples.append(
             Sample(
@@ -222,6 +254,8 @@ def _left_out(path: Path, images: int, missing: Counter, max_gap: float) -> str:
     text = f'{missing.total()} of {images} images of {path.name} left out: {reasons}'
     if missing['in gaps of the poses']:
         text += f' (longer than {max_gap:g} s: --max-gap)'
+    if missing['in jumps of the poses']:
+        text += f' (by more than {JUMP[0]:g} m/s or {np.rad2deg(JUMP[1]):g} deg/s)'
     return text
 
 
@@ -269,18 +303,3 @@ def _thinned(
             '(--min-translation, --min-rotation)'
         )
     return samples
-
-
-def _agree_on_depth(splits: tuple[list[Sample], list[Sample]], warnings: list[str]) -> None:
-    """Training needs depth for all of its images or none: keeps the more useful ones."""
-    train = splits[0]
-    with_depth = [sample for sample in train if sample.depth_loader]
-    if len(with_depth) in (0, len(train)):
-        return
-    without = len(train) - len(with_depth)
-    if len(with_depth) >= _ENOUGH_DEPTH * len(train):
-        splits[0][:] = with_depth
-        warnings.append(f'{without} of {len(train)} training images left out: they have no depth')
-        return
-    warnings.append(f'depth is not used: {without} of {len(train)} training images have none')
-    splits[0][:] = [replace(sample, depth_loader=None) for sample in train]

@@ -23,6 +23,8 @@ from training.datasets.bag.poses import MAX_GAP_S, PoseTopic, Truth, topic_named
 from training.datasets.bag.reading import Bag, camera_info_topic
 from training.datasets.calibration import parse_intrinsics
 
+_MOST = 1e9  # seconds (30 years), metres, ...: more overflows when it is counted in nanoseconds
+
 
 @dataclass(frozen=True)
 class BagSettings:
@@ -43,10 +45,12 @@ class BagSettings:
 
     def __post_init__(self):
         for name in ('max_gap', 'min_translation', 'min_rotation', 'min_sharpness'):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise BagError(f'{name} cannot be {getattr(self, name)}; give 0 or more')
-        if not np.isfinite(self.time_offset):
-            raise BagError(f'time_offset cannot be {self.time_offset}')
+            if not 0 <= getattr(self, name) <= _MOST:
+                raise BagError(f'{name} cannot be {getattr(self, name)}; give 0 to {_MOST:g}')
+        if not abs(self.time_offset) <= _MOST:
+            raise BagError(
+                f'time_offset cannot be {self.time_offset}; give -{_MOST:g} to {_MOST:g} seconds'
+            )
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Picked:
         camera_source: where its intrinsics are from, for people.
         frame: its optical frame.
         truth: its poses in the map.
+        world: the frame of these poses, as the bag names it; empty if it does not.
         depth: depth images, None also where there are none.
         problems: what is missing, for people; empty if the bag can be used.
     """
@@ -68,6 +73,7 @@ class Picked:
     camera_source: str = ''
     frame: str | None = None
     truth: Truth | None = None
+    world: str = ''
     depth: PickedDepth | None = None
     problems: tuple[str, ...] = ()
 
@@ -113,7 +119,9 @@ def pick(contents: BagContents, settings: BagSettings) -> Picked:
         if camera and frame:
             depth = attempt(_pick_depth, contents, bag, images, camera, frame, settings)
     source = 'as given' if settings.intrinsics else camera_info_topic(images.topic.name)
-    return Picked(images, camera, source, frame, truth, depth, tuple(problems))
+    on_topic = contents.poses.get(truth.source) if truth else None
+    world = on_topic.frame if on_topic else settings.map_frame
+    return Picked(images, camera, source, frame, truth, world, depth, tuple(problems))
 
 
 def _pick_images(contents: BagContents, bag: Bag, settings: BagSettings) -> ImageTopic:
@@ -212,10 +220,12 @@ def _mounting(
     if body == camera_frame:
         return None
     if not _on_tf(contents, body, camera_frame):
+        # What a message says of its child goes before --body-frame.
+        remedy = f'--camera-frame {body}' if poses.child else f'--body-frame {camera_frame}'
         raise BagError(
             f'the poses on {poses.name} of {contents.path} are those of {body}, and TF does not '
             f'say how {camera_frame} is mounted on it. Record /tf and /tf_static too, or give '
-            f'--body-frame {camera_frame} if they are the poses of the camera itself'
+            f'{remedy} if they are the poses of the camera itself'
         )
     return Truth('TF', contents.tree, body, camera_frame, settings.max_gap)
 
@@ -245,10 +255,13 @@ def _pick_depth(
     settings: BagSettings,
 ) -> PickedDepth | None:
     """The depth images of the colour camera's own frame, or the only ones there are."""
-    sizes = {} if settings.depth_topic == 'none' else _depth_sizes(contents, bag)
+    chosen = settings.depth_topic
+    if chosen == 'none':
+        return None
+    sizes = _depth_sizes(contents, bag, chosen)
     if not sizes:
         return None
-    name = _depth_topic(contents, camera_frame, sizes, settings.depth_topic)
+    name = chosen or _depth_topic(contents, camera_frame, sizes)
     depth = contents.images[name]
     registered = depth.frame in (camera_frame, images.frame)
     info = contents.info_of(name)
@@ -272,27 +285,33 @@ def _pick_depth(
         ) from error
 
 
-def _depth_sizes(contents: BagContents, bag: Bag) -> dict[str, tuple[int, int]]:
-    """Depth topic to the size of its images; topics that hold no depth after all are left out."""
-    sizes = {}
-    for name in (name for name, images in contents.images.items() if images.topic.is_depth):
+def _depth_sizes(contents: BagContents, bag: Bag, chosen: str | None) -> dict[str, tuple[int, int]]:
+    """Depth topic to the size of its images: of the chosen one, or of all named like depth.
+
+    Raises:
+        BagError: the chosen one holds no depth.
+    """
+    sizes, problem = {}, 'there are no images on it'
+    for name, images in contents.images.items():
+        if name != chosen if chosen else not images.topic.is_depth:
+            continue
         for message in bag.messages([name]):
             try:
                 height, width = depth_from_message(bag.decode(message)).shape
                 sizes[name] = (width, height)
-            except MessageError:
+            except MessageError as error:
+                problem = error
                 continue
             break
+    if chosen and not sizes:
+        raise BagError(
+            f'{contents.path} has no depth on {chosen}: {problem}; image topics: '
+            f'{_names(contents.images)}. Give --depth-topic none to do without'
+        )
     return sizes
 
 
-def _depth_topic(contents: BagContents, camera_frame: str, names, chosen: str | None) -> str:
-    if chosen is not None:
-        if chosen not in names:
-            raise BagError(
-                f'{contents.path} has no depth on {chosen}; depth topics: {_names(names)}'
-            )
-        return chosen
+def _depth_topic(contents: BagContents, camera_frame: str, names) -> str:
     registered = [name for name in names if contents.images[name].frame == camera_frame]
     choice = registered or list(names)
     if len({plain_name(name) for name in choice}) > 1:  # raw and compressed are one choice

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pose_reloc.ros.messages import matrix_from_pose, stamp_ns
+from pose_reloc.geometry import pose_residual
+from pose_reloc.ros.messages import matrix_from_pose
 from pose_reloc.ros.transforms import TransformError, TransformTree
 
 # Message type -> how to reach its geometry_msgs/Pose.
@@ -19,6 +21,12 @@ POSE_TYPES = {
 # Stamps that went through seconds as a floating-point number are off by less than this.
 _ROUNDING_S = 1e-3
 MAX_GAP_S = 0.3
+# Words in the name of a topic that holds the truth; 'ground_truth' is two words.
+_TRUTH = {'truth', 'groundtruth', 'gt'}
+# Metres and radians per second. Poses that are suddenly faster by this than those around them were
+# corrected (a loop closure, a relocalization): nobody was half-way. A steady drive is no jump.
+JUMP = np.array([10.0, np.deg2rad(720)])
+_TICK = 1_000_000  # nanoseconds over which a velocity is measured
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,16 @@ class Truth:
     max_gap_s: float = MAX_GAP_S
     carried: Truth | None = None
 
-    def lookup(self, stamp: int) -> np.ndarray:
-        """The pose (4, 4) at this time, interpolated.
+    def lookup(self, stamp: int, tolerance: float = _ROUNDING_S) -> np.ndarray:
+        """The pose (4, 4) at this time, interpolated; at most `tolerance` seconds beyond the data.
 
         Raises:
             TransformError: the recording does not know it.
         """
         pose = self.tree.lookup(
-            self.parent, self.child, stamp, tolerance=_ROUNDING_S, max_gap=self.max_gap_s
+            self.parent, self.child, stamp, tolerance=tolerance, max_gap=self.max_gap_s
         )
-        return pose if self.carried is None else pose @ self.carried.lookup(stamp)
+        return pose if self.carried is None else pose @ self.carried.lookup(stamp, tolerance)
 
     def at(self, stamp: int) -> np.ndarray | None:
         """The pose (4, 4) at this time, interpolated; None where the recording does not know."""
@@ -56,6 +64,28 @@ class Truth:
             return self.lookup(stamp)
         except TransformError:
             return None
+
+    def jumps_at(self, stamp: int) -> bool:
+        """True inside a step between two poses that is a jump (see `JUMP`), not a motion."""
+        after = self._velocity(stamp)
+        speed = _norms(after)
+        if not (speed > JUMP).any():
+            return False
+        # Where the velocity changes, a pose was measured: that is not inside a step.
+        change = _norms(after - self._velocity(stamp - _TICK))
+        # No step is longer than `gap`. The slower side counts: one jump may follow another.
+        gap = round(self.max_gap_s * 1e9) + _TICK
+        around = [_norms(self._velocity(stamp + side)) for side in (-gap, gap)]
+        jump = (speed - np.fmin(*around) > JUMP) & (change < speed / 2)
+        return bool(jump.any())
+
+    def _velocity(self, start: int) -> np.ndarray:
+        """Linear and angular velocity (2, 3) from `start` on; NaN where it is unknown."""
+        try:
+            first, second = (self.lookup(t, tolerance=0.0) for t in (start, start + _TICK))
+        except TransformError:
+            return np.full((2, 3), np.nan)
+        return pose_residual(second, first).reshape(2, 3) / (_TICK / 1e9)
 
     def stamps(self) -> list[int]:
         """Times (ns, sorted) at which poses were recorded; empty where nothing moves."""
@@ -78,8 +108,13 @@ class PoseTopic:
     child: str = ''
     tree: TransformTree = field(default_factory=lambda: TransformTree(history=None))
 
-    def add(self, message, kind: str) -> None:
+    def add(self, message, kind: str, stamp: int) -> None:
         """Adds a decoded message of a type of `POSE_TYPES`.
+
+        Args:
+            message: decoded.
+            kind: its type.
+            stamp: nanoseconds.
 
         Raises:
             MessageError: its pose is impossible.
@@ -88,13 +123,17 @@ class PoseTopic:
         if self.frame is None:
             self.frame = message.header.frame_id.removeprefix('/')
             self.child = getattr(message, 'child_frame_id', '').removeprefix('/')
-        self.tree.set('world', 'body', stamp_ns(message.header.stamp), pose)
+        self.tree.set('world', 'body', stamp, pose)
 
     def truth(self, max_gap_s: float = MAX_GAP_S, carried: Truth | None = None) -> Truth:
         """The poses over time."""
         return Truth(self.name, self.tree, 'world', 'body', max_gap_s, carried)
 
 
+def _norms(velocity_23: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(velocity_23, axis=1)
+
+
 def topic_named_truth(names: Iterable[str]) -> str | None:
-    """The first name that says that it is the truth."""
-    return next((name for name in names if 'truth' in name or '/gt' in name), None)
+    """The first name with a word that says that it is the truth: not '/gtsam/pose'."""
+    return next((n for n in names if _TRUTH & set(re.findall('[a-z]+', n.lower()))), None)

@@ -23,6 +23,7 @@ from pose_reloc.ros.messages import (
     image_from_message,
     is_rectified,
     plain_name,
+    stamp_ns,
 )
 from pose_reloc.ros.transforms import TransformError, TransformTree
 from training.datasets.bag.mending import MendedMcap
@@ -218,7 +219,7 @@ class Bag:
         if not images:
             others = ', '.join(f'{t.name} ({t.type})' for t in self.topics)
             raise BagError(f'{self.path} holds no images; its topics are: {others or "none"}')
-        color = [t for t in images if not t.is_depth]
+        color = [t for t in images if not t.is_depth] or images  # '/depth_camera/image_raw'
         # A camera often records the same images raw and compressed: the raw ones are as good.
         plain = {plain_name(t.name) for t in color}
         if len(plain) != 1:
@@ -329,9 +330,16 @@ class Bag:
         return tree
 
     def add_transforms(self, tree: TransformTree, message: BagMessage) -> None:
-        """Adds a message of `tf_topics` to a tree; impossible transforms are left out."""
+        """Adds a message of `tf_topics` to a tree; impossible transforms are left out.
+
+        Transforms without a stamp (0) get the time of their recording, as images do.
+        """
         try:
-            tree.add_message(self.decode(message), message.topic.endswith('tf_static'))
+            decoded = self.decode(message)
+            for item in decoded.transforms:
+                if stamp_ns(item.header.stamp) == 0:
+                    item.header.stamp.sec, item.header.stamp.nanosec = divmod(message.time, 10**9)
+            tree.add_message(decoded, message.topic.endswith('tf_static'))
         except (TransformError, MessageError):
             pass
 
@@ -369,9 +377,12 @@ class Bag:
         return poses.truth()
 
     def add_pose(self, poses: PoseTopic, message: BagMessage) -> None:
-        """Adds a message of a pose topic; impossible poses are left out."""
+        """Adds a message of a pose topic; impossible poses are left out.
+
+        Poses without a stamp (0) get the time of their recording, as images do.
+        """
         try:
-            poses.add(self.decode(message), message.type)
+            poses.add(self.decode(message), message.type, message.stamp)
         except MessageError:
             pass
 
