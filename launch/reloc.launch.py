@@ -17,8 +17,8 @@ from launch import LaunchDescription
 
 # Arguments that set the parameter of the same name.
 _TEXTS = (
-    'scene', 'image_transport', 'tf_mode', 'mode', 'map_frame', 'base_frame', 'map_T_scene',
-    'device',
+    'scene', 'image_transport', 'tf_mode', 'mode', 'map_frame', 'base_frame', 'reloc_frame',
+    'map_T_scene', 'device',
 )  # fmt: skip
 _SWITCHES = ('rectified', 'track', 'autostart', 'use_sim_time')
 _SWITCH = ['', 'true', 'false']
@@ -95,6 +95,11 @@ def generate_launch_description():
             'base_frame',
             'Frame whose pose is published. Empty: as in params_file (base_link). To get the pose '
             "of the camera itself, set base_frame: '' in a params_file.",
+        ),
+        argument(
+            'reloc_frame',
+            'Frame that tf_mode separate publishes; another one for each of several nodes. '
+            'Empty: as in params_file (base_link_reloc).',
         ),
         argument(
             'map_T_scene',

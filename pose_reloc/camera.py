@@ -33,7 +33,8 @@ class Camera:
     Attributes:
         width, height: image size in pixels.
         fx, fy, cx, cy: focal lengths and principal point in pixels.
-        distortion: coefficients of `distortion_model`; empty or all zero for a rectified image.
+        distortion: coefficients of `distortion_model`; empty or all zero for a rectified image,
+            but four zeros of 'equidistant' are an ideal fisheye lens.
         distortion_model: 'plumb_bob', 'rational_polynomial' or 'equidistant' (fisheye).
 
     Raises:
@@ -63,7 +64,9 @@ class Camera:
                 'calibrate it (camera_info with zeros means an uncalibrated camera)'
             )
         object.__setattr__(self, 'distortion', tuple(float(d) for d in self.distortion))
-        if not any(self.distortion):
+        # An ideal fisheye puts a ray at f times its angle, a pinhole at f times the tangent of it.
+        fisheye = self.distortion_model == 'equidistant' and len(self.distortion) == 4
+        if not any(self.distortion) and not fisheye:
             object.__setattr__(self, 'distortion', ())
             object.__setattr__(self, 'distortion_model', 'plumb_bob')
         elif self.distortion_model not in _MODELS:

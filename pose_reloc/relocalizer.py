@@ -24,8 +24,8 @@ from pose_reloc.uncertainty import checked_covariance
 
 # Of a REFINED pose: 0.1 mm and 0.003 deg. A zero variance would mean infinite trust downstream.
 _LEAST_COVARIANCE = np.diag(np.r_[np.full(3, 1e-8), np.full(3, 2.5e-9)])
-# An image whose landmarks were looked for and not found is a hard one for the network too: on 17 such
-# images of the red kitchen the squared errors are twice what is stated of all (docs/benchmarks.md).
+# An image whose landmarks were looked for and not found is a hard one for the network too: on 17
+# such images of the red kitchen squared errors are twice as large as stated (docs/benchmarks.md).
 _UNCONFIRMED = 2.0
 _NOWHERE = np.full((4, 4), np.nan)
 

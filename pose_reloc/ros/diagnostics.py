@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -33,8 +34,51 @@ class Outcome(str, Enum):
 
 # Outcomes of images that could be used, whatever came of it.
 _USED = (Outcome.ANSWERED, Outcome.REFUSED, Outcome.UNMOUNTED)
+# Why images are dropped whose stamp or clock is wrong: the next one will be too, unlike one that
+# came while the node was busy.
+_MISSTAMPED = frozenset({'stamp is zero', 'no clock', 'too old', 'in the future'})
 # So many failures and nothing else are no accident.
 _MANY = 3
+
+
+def is_unusable(outcome: Outcome, reasons: tuple[str, ...]) -> bool:
+    """Whether the image itself was to blame, and not that nobody asked or a newer one came."""
+    misstamped = outcome is Outcome.DROPPED and not _MISSTAMPED.isdisjoint(reasons)
+    return misstamped or outcome is Outcome.FAILED
+
+
+class Notices:
+    """Standing conditions by name: said once in the log, shown in diagnostics while they last."""
+
+    def __init__(self, warn: Callable[[str], None], info: Callable[[str], None]):
+        self._warn, self._info = warn, info
+        self._lock = threading.Lock()
+        self._standing: dict[str, str] = {}
+
+    def set(self, name: str, sentence: str) -> None:
+        """The condition holds."""
+        with self._lock:
+            known = name in self._standing
+            self._standing[name] = sentence
+        if not known:
+            self._warn(sentence)
+
+    def clear(self, name: str, sentence: str = '') -> None:
+        """The condition no longer holds; `sentence` is said if it did."""
+        with self._lock:
+            held = self._standing.pop(name, None)
+        if held is not None and sentence:
+            self._info(sentence)
+
+    def forget(self) -> None:
+        """Drops all conditions without a word."""
+        with self._lock:
+            self._standing = {}
+
+    def sentences(self) -> tuple[str, ...]:
+        """All that hold now."""
+        with self._lock:
+            return tuple(self._standing.values())
 
 
 class Statistics:
@@ -54,7 +98,7 @@ class Statistics:
             self._outcomes: Counter[Outcome] = Counter()
             self._reasons: Counter[str] = Counter()
             self._latencies: deque[tuple[float, dict]] = deque(maxlen=10_000)
-            self._recent: deque[tuple[float, Outcome]] = deque(maxlen=10_000)
+            self._recent: deque[tuple[float, Outcome, tuple[str, ...]]] = deque(maxlen=10_000)
             self._last: dict[Outcome, float] = {}
             self._refusing_since: float | None = None
 
@@ -78,7 +122,7 @@ class Statistics:
             self._outcomes[outcome] += 1
             self._reasons.update(reasons)
             self._last[outcome] = now
-            self._recent.append((now, outcome))
+            self._recent.append((now, outcome, tuple(reasons)))
             if outcome in (Outcome.ANSWERED, Outcome.UNMOUNTED):
                 self._refusing_since = None
                 if timings:
@@ -92,7 +136,9 @@ class Statistics:
         with self._lock:
             since = now - _WINDOW_S
             arrivals = [t for t in self._arrivals if t >= since]
-            recent = Counter(outcome for t, outcome in self._recent if t >= since)
+            recent = [(outcome, why) for t, outcome, why in self._recent if t >= since]
+            outcomes = Counter(outcome for outcome, _ in recent)
+            unusable = Counter(' and '.join(why) for what, why in recent if is_unusable(what, why))
             latencies = [timings for t, timings in self._latencies if t >= since]
             last_arrival = self._arrivals[-1] if self._arrivals else None
             last_answer = self._last.get(Outcome.ANSWERED)
@@ -101,9 +147,10 @@ class Statistics:
                 running=now - self._start,
                 received=self._received,
                 rate=len(arrivals) / window,
-                pose_rate=recent[Outcome.ANSWERED] / window,
+                pose_rate=outcomes[Outcome.ANSWERED] / window,
                 outcomes=dict(self._outcomes),
-                recent=dict(recent),
+                recent=dict(outcomes),
+                unusable=dict(unusable),
                 reasons=dict(self._reasons),
                 latency_ms=_percentiles(latencies),
                 image_age=None if last_arrival is None else now - last_arrival,
@@ -114,7 +161,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Numbers of `Statistics` at one moment; seconds, except `latency_ms`."""
+    """Numbers of `Statistics` at one moment; seconds, except `latency_ms`.
+
+    `recent` and `unusable` are of the last ten seconds; the latter counts by reason.
+    """
 
     running: float
     received: int
@@ -122,6 +172,7 @@ class Snapshot:
     pose_rate: float
     outcomes: dict[Outcome, int]
     recent: dict[Outcome, int]
+    unusable: dict[str, int]
     reasons: dict[str, int]
     latency_ms: dict[str, tuple[float, float, float]]
     image_age: float | None
@@ -192,8 +243,10 @@ def verdict(health: Health, numbers: Snapshot) -> tuple[Level, str]:
         _judge_answers(health, numbers, errors, warnings)
     failed = numbers.recent.get(Outcome.FAILED, 0)
     used = sum(numbers.recent.get(outcome, 0) for outcome in _USED)
-    if failed >= _MANY and not used:
-        errors.append(f'none of the last {failed} images could be used; see the log')
+    unusable = sum(numbers.unusable.values())
+    if unusable >= _MANY and not used:
+        why = ', '.join(filter(None, numbers.unusable))
+        errors.append(f'none of the last {unusable} images could be used: {why}; see the log')
     elif failed:
         warnings.append(f'{failed} images could not be used in the last {_WINDOW_S:.0f} s')
     if errors:

@@ -32,9 +32,11 @@ from pose_reloc.ros.control import Control
 from pose_reloc.ros.demand import Demand
 from pose_reloc.ros.diagnostics import (
     Health,
+    Notices,
     Outcome,
     Statistics,
     array_message,
+    is_unusable,
     status_message,
     values,
     verdict,
@@ -44,7 +46,6 @@ from pose_reloc.ros.pipeline import (
     Answer,
     CameraSource,
     Frame,
-    Notices,
     Pipeline,
     is_gpu_error,
 )
@@ -61,8 +62,6 @@ _FAILURE = TransitionCallbackReturn.FAILURE
 _THROTTLE_S = 5.0
 # After this long no transform comes any more that was sent before a jump of the clock.
 _TF_ON_ITS_WAY_S = 0.5
-# Dropped images that point to a wrong clock or a slow machine, rather than to a busy camera.
-_WORTH_A_WARNING = (('stamp is zero',), ('no clock',), ('too old',), ('in the future',))
 
 
 def load_relocalizer(settings: parameters.NodeSettings):
@@ -367,7 +366,7 @@ class RelocNode(LifecycleNode):
     def _finish(self, answer: Answer) -> None:
         """Counts an image, tells about it on ~/status, and warns where a person can help."""
         self.statistics.finished(answer.outcome, answer.reasons, answer.timings)
-        if answer.outcome is Outcome.FAILED or answer.reasons[:1] in _WORTH_A_WARNING:
+        if is_unusable(answer.outcome, answer.reasons):
             self.get_logger().warning(
                 f'image {answer.outcome.value}: {answer.sentence}',
                 throttle_duration_sec=_THROTTLE_S,
@@ -400,17 +399,8 @@ class RelocNode(LifecycleNode):
 
     def _on_parameters(self, changed) -> SetParametersResult:
         ours = {p.name: p.value for p in changed if hasattr(self.settings, p.name)}
-        dynamic = {name: ours[name] for name in ours.keys() & parameters.dynamic_names()}
-        fixed = [
-            name
-            for name in ours.keys() - dynamic.keys()
-            if self._active and ours[name] != getattr(self.settings, name)
-        ]
-        if fixed:
-            reason = f"'{fixed[0]}' cannot change while active: deactivate and clean up first"
-            return SetParametersResult(successful=False, reason=reason)
         try:
-            self.settings = replace(self.settings, **dynamic)
+            self.settings = parameters.change(self.settings, ours, self._active)
         except SettingsError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if self._active:
@@ -441,7 +431,8 @@ class RelocNode(LifecycleNode):
         )  # fmt: skip
         numbers = self.statistics.snapshot()
         level, sentence = verdict(health, numbers)
-        name = f'{self.get_name()}: localization'
+        # A robot may run several, each in its namespace.
+        name = f'{self.get_fully_qualified_name()[1:]}: localization'
         table = values(health, numbers)
         if self._images is not None:
             table['mode'] = self.settings.mode

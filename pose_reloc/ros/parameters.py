@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ class NodeSettings:
     """Every parameter of `reloc_node`; metres, seconds and hertz.
 
     Dynamic parameters take effect at once, read-only ones are given at start; the others take
-    effect at the next configure transition.
+    effect at the next configure transition. Names of frames lose a leading slash, as in tf2.
 
     Raises:
         SettingsError: a value of the wrong type, outside its range or not one of its choices.
@@ -93,9 +93,12 @@ class NodeSettings:
     )
     track: bool = _parameter(
         False,
-        'Believe no single image: after a start or a loss three of the last five answers must '
-        'agree, carried along by odometry (without it by a guess of the speed), before one is '
-        'published; from then on what contradicts the track is refused, until three others agree.',
+        'Believe no single image: at a start or after a loss three of the last five answers must '
+        'agree, COARSE ones included, before one is published. They are carried along by odometry '
+        'where odometry_prior is true and base_frame is set, else by a guess of the speed (0.7 m/s '
+        'and 0.7 rad/s). From then on the track is the prior, not the last refined answer; what '
+        'contradicts it is refused until three others agree that the robot is elsewhere (REFINED '
+        'ones, in a scene with landmarks).',
     )
     image_transport: str = _parameter(
         'raw',
@@ -136,7 +139,9 @@ class NodeSettings:
         'odom', 'Odometry frame, for odometry_prior and tf_mode map_to_odom.'
     )
     reloc_frame: str = _parameter(
-        'base_link_reloc', 'Child frame that tf_mode separate publishes; nobody else may own it.'
+        'base_link_reloc',
+        'Child frame that tf_mode separate publishes; nobody else may own it: where several nodes '
+        'run, name one for each.',
     )
     tf_mode: str = _parameter(
         'separate',
@@ -167,7 +172,10 @@ class NodeSettings:
     mounting_timeout: float = _parameter(
         3.0,
         'If nothing at all has been published on TF this long after the first image (s), the '
-        'camera itself is taken as the base, with a warning. 0: never.',
+        'camera itself is taken as the base, with a warning; initial_pose keeps waiting for TF. '
+        'Images without a frame_id need camera_frame. What another reloc_node publishes counts as '
+        'TF: where several run, publish the mountings or set base_frame to an empty string. '
+        '0: never.',
         low=0.0,
         high=600.0,
     )
@@ -200,7 +208,7 @@ class NodeSettings:
 
     def __post_init__(self):
         for item in fields(self):
-            _check(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
         if self.tf_mode == 'map_to_odom' and not self.base_frame:
             raise SettingsError(
                 "tf_mode 'map_to_odom' needs a base_frame: set base_frame to the child of "
@@ -218,14 +226,14 @@ class NodeSettings:
                     f"tf_mode '{self.tf_mode}' would publish the transform '{self.map_frame}' -> "
                     f"'{getattr(self, name)}': give {name} a name of its own"
                 )
-        if not self.map_frame:
-            raise SettingsError("map_frame is empty: name the frame of the poses, usually 'map'")
-        if self.map_T_scene:
-            transform_from_text(self.map_T_scene)
 
 
-def _check(item, value) -> None:
-    """Raises SettingsError unless `value` fits the dataclass field `item`."""
+def _checked(item, value):
+    """`value` as it is used for the dataclass field `item`.
+
+    Raises:
+        SettingsError: it does not fit, whatever the others are.
+    """
     metadata, kind = item.metadata, type(item.default)
     if type(value) is not kind:
         raise SettingsError(f"parameter '{item.name}' must be {_kind_name(kind)}, got {value!r}")
@@ -234,13 +242,16 @@ def _check(item, value) -> None:
             f"parameter '{item.name}' must be one of {', '.join(metadata['choices'])}, "
             f'got {value!r}'
         )
-    if metadata['low'] is None:
-        return
-    if not (math.isfinite(value) and metadata['low'] <= value <= metadata['high']):
-        raise SettingsError(
-            f"parameter '{item.name}' must lie in [{metadata['low']}, {metadata['high']}], "
-            f'got {value!r}'
-        )
+    if item.name.endswith('_frame'):
+        value = value.lstrip('/')
+    if item.name == 'map_frame' and not value:
+        raise SettingsError("map_frame is empty: name the frame of the poses, usually 'map'")
+    if item.name == 'map_T_scene' and value:
+        transform_from_text(value)
+    low, high = metadata['low'], metadata['high']
+    if low is not None and not (math.isfinite(value) and low <= value <= high):
+        raise SettingsError(f"parameter '{item.name}' must lie in [{low}, {high}], got {value!r}")
+    return value
 
 
 def _kind_name(kind: type) -> str:
@@ -278,9 +289,27 @@ def transform_text(a_T_b) -> str:
     return ' '.join(f'{value + 0.0:.9f}' for value in (*a_T_b[:3, 3], *q_xyzw))
 
 
-def dynamic_names() -> frozenset[str]:
-    """Names of the parameters that may change while the node is active."""
-    return frozenset(item.name for item in fields(NodeSettings) if item.metadata['dynamic'])
+def change(settings: NodeSettings, given: dict, active: bool) -> NodeSettings:
+    """`settings` with those of `given` that take effect at once.
+
+    The others are checked by themselves; whether they can work together is seen at configure.
+
+    Raises:
+        SettingsError: a value of the wrong type, outside its range or not one of its choices, or
+            one that cannot change while the node is active.
+    """
+    dynamic = {}
+    for item in fields(NodeSettings):
+        if item.name not in given:
+            continue
+        value = _checked(item, given[item.name])
+        if item.metadata['dynamic']:
+            dynamic[item.name] = value
+        elif active and value != getattr(settings, item.name):
+            raise SettingsError(
+                f"'{item.name}' cannot change while active: deactivate and clean up first"
+            )
+    return replace(settings, **dynamic)
 
 
 def declare(node) -> None:

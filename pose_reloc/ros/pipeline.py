@@ -20,7 +20,7 @@ from pose_reloc.camera_check import CameraCheck
 from pose_reloc.errors import CameraError, PoseRelocError
 from pose_reloc.gates import GateSettings, mahalanobis
 from pose_reloc.geometry import invert_pose
-from pose_reloc.ros.diagnostics import Outcome
+from pose_reloc.ros.diagnostics import Notices, Outcome
 from pose_reloc.ros.messages import (
     MessageError,
     camera_for_image,
@@ -93,6 +93,7 @@ class Answer:
         view: for every outcome with an estimate, else None.
         timings: seconds by stage.
         undecided: the next images may confirm what is refused now.
+        mounted: the mounting of the camera is known, and not assumed for want of any TF.
     """
 
     outcome: Outcome
@@ -110,40 +111,7 @@ class Answer:
     view: View | None = None
     timings: dict[str, float] = field(default_factory=dict)
     undecided: bool = False
-
-
-class Notices:
-    """Standing conditions by name: said once in the log, shown in diagnostics while they last."""
-
-    def __init__(self, warn: Callable[[str], None], info: Callable[[str], None]):
-        self._warn, self._info = warn, info
-        self._lock = threading.Lock()
-        self._standing: dict[str, str] = {}
-
-    def set(self, name: str, sentence: str) -> None:
-        """The condition holds."""
-        with self._lock:
-            known = name in self._standing
-            self._standing[name] = sentence
-        if not known:
-            self._warn(sentence)
-
-    def clear(self, name: str, sentence: str = '') -> None:
-        """The condition no longer holds; `sentence` is said if it did."""
-        with self._lock:
-            held = self._standing.pop(name, None)
-        if held is not None and sentence:
-            self._info(sentence)
-
-    def forget(self) -> None:
-        """Drops all conditions without a word."""
-        with self._lock:
-            self._standing = {}
-
-    def sentences(self) -> tuple[str, ...]:
-        """All that hold now."""
-        with self._lock:
-            return tuple(self._standing.values())
+    mounted: bool = False
 
 
 class CameraSource:
@@ -229,6 +197,11 @@ class Mounting:
         self._first_image: float | None = None
         self._camera_is_base = False
 
+    @property
+    def assumed(self) -> bool:
+        """Whether the camera is taken as the base because there is no TF at all."""
+        return self._camera_is_base
+
     def camera_T_base(self, camera_frame: str, stamp: int, timeout: float) -> np.ndarray:
         """Pose (4, 4) of the base in the camera at `stamp`.
 
@@ -288,7 +261,8 @@ class Mounting:
                 self._notices.set(
                     'mounting',
                     f'nothing is published on TF: the camera itself is taken as '
-                    f"'{self._settings.base_frame}', ~/pose is the pose of its optical frame",
+                    f"'{self._settings.base_frame}', ~/pose is the pose of its optical frame, and "
+                    'initial_pose waits for its mounting',
                 )
         return self._camera_is_base
 
@@ -466,6 +440,7 @@ class Pipeline:
         return replace(
             answer, outcome=Outcome.ANSWERED, map_T_base=map_T_base,
             base_covariance_66=base_covariance, carried_map_T_base=carried,
+            mounted=not self._mounting.assumed,
         )  # fmt: skip
 
     def _carried(self, stamp: int, map_T_base, covariance_66) -> np.ndarray | None:

@@ -25,7 +25,8 @@ class Publication:
     """The topics of a lifecycle node; silent while it is not active.
 
     `initial_pose` says once where the robot is, to those who must know to begin (AMCL,
-    slam_toolbox, cuVSLAM): the first pose after `arm` that somebody listens to.
+    slam_toolbox, cuVSLAM): the first pose after `arm` that somebody listens to, once the mounting
+    of the camera is known.
     """
 
     def __init__(self, node):
@@ -52,7 +53,8 @@ class Publication:
         if answer.map_T_base is not None:
             pose, covariance = answer.map_T_base, answer.base_covariance_66
             self.pose.publish(pose_message(answer.stamp, map_frame, pose, covariance))
-            self._publish_initial(answer, map_frame, received)
+            if answer.mounted:  # it is said only once, and moves the robot
+                self._publish_initial(answer, map_frame, received)
         if answer.map_T_camera is not None:
             pose, covariance = answer.map_T_camera, answer.camera_covariance_66
             self.camera_pose.publish(pose_message(answer.stamp, map_frame, pose, covariance))

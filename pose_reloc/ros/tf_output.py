@@ -16,6 +16,8 @@ from pose_reloc.ros.transforms import TransformError
 # A foreign publisher that has been silent for this long is taken to be gone.
 _FOREIGN_MEMORY_S = 5.0
 _OWN_MEMORY = 1000
+# A clock that is set back by more is worth a word.
+_CLOCK_STEP_S = 1.0
 
 
 class TfOutput:
@@ -23,7 +25,7 @@ class TfOutput:
 
     map_to_odom and map_to_base give way to another publisher of the same child frame: two would
     make the robot jump between two poses. The answer then goes out as `separate`, unless
-    `tf_force` is set.
+    `tf_force` is set. `separate` gives way to nobody, but says so too.
 
     Args:
         settings: the node's.
@@ -45,10 +47,16 @@ class TfOutput:
         self._lock = threading.Lock()
         self._held: np.ndarray | None = None
         self._held_stamp = 0
+        self._sent_at = 0
         self._own: deque = deque(maxlen=_OWN_MEMORY)
         self._foreign_until = -np.inf
         self._foreign = ''
-        self.problem = ''
+        self._no_odometry = self._set_back = ''
+
+    @property
+    def problem(self) -> str:
+        """A sentence while map_to_odom cannot be computed or sent, else empty."""
+        return self._set_back or self._no_odometry  # the first may be why there is no odometry
 
     @property
     def child(self) -> str:
@@ -62,8 +70,8 @@ class TfOutput:
 
     @property
     def can_conflict(self) -> bool:
-        """True for the modes whose child frame others may publish too."""
-        return self.settings.tf_mode in ('map_to_odom', 'map_to_base')
+        """True for the modes that publish a transform: others may publish it too."""
+        return bool(self.child)
 
     def observe_message(self, message, static: bool) -> None:
         """Takes a tf2_msgs/TFMessage seen on /tf, or on /tf_static where `static`."""
@@ -97,6 +105,8 @@ class TfOutput:
             if self._clock() >= self._foreign_until:
                 return ''
             what = f'another node publishes the transform {self._foreign}'
+        if self.settings.tf_mode == 'separate':
+            return f'{what} too: give the parameter reloc_frame of one of them another name'
         if self.settings.tf_force:
             return f'{what}; tf_force is set, so both are published'
         return (
@@ -139,12 +149,12 @@ class TfOutput:
         try:
             base_T_odom = self._lookup(base, odom, stamp, self.settings.tf_timeout)
         except TransformError as error:
-            self.problem = (
+            self._no_odometry = (
                 f"tf_mode map_to_odom needs the transform '{odom}' -> '{base}' at the time of the "
                 f'image: {error}'
             )
             return
-        self.problem = ''
+        self._no_odometry = ''
         with self._lock:
             if not is_current():
                 return
@@ -158,13 +168,22 @@ class TfOutput:
         if self.conflict() and not self.settings.tf_force:
             return
         stamp = now + int(self.settings.tf_tolerance * 1e9)
+        parent, odom = self.settings.map_frame, self.settings.odom_frame
         with self._lock:
+            back = 0.0 if self._held is None else (self._sent_at - now) / 1e9
+            self._set_back = ''
+            if back > _CLOCK_STEP_S:  # no jump of simulated time: `clear` would have been called
+                self._set_back = (
+                    f"the clock was set back: '{parent}' -> '{odom}' is not sent for another "
+                    f'{back:.0f} s, until it has caught up; start this node and those that listen '
+                    'to TF again'
+                )
             # A paused simulated clock would make TF listeners complain of repeated data.
             if self._held is None or stamp <= self._held_stamp:
                 return
-            self._held_stamp = stamp
+            self._held_stamp, self._sent_at = stamp, now
             held = self._held
-        self._send(self.settings.odom_frame, stamp, held)
+        self._send(odom, stamp, held)
 
     def _send(self, child: str, stamp: int, map_T_child: np.ndarray) -> None:
         with self._lock:
@@ -174,6 +193,6 @@ class TfOutput:
     def clear(self) -> None:
         """Forgets the held transform, as after a jump of the clock."""
         with self._lock:
-            self._held, self._held_stamp = None, 0
+            self._held, self._held_stamp, self._sent_at = None, 0, 0
             if self._foreign_until != np.inf:  # a static transform is not sent again
                 self._foreign_until = -np.inf

@@ -33,7 +33,8 @@ class Track:
         self._lookup = lookup
         self._lock = threading.Lock()
         self._tracker = Tracker()
-        self._last: np.ndarray | None = None  # odom_T_base at the image before
+        # odom_T_base and camera_T_base at the image before: a head may have turned since.
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
 
     def forget(self) -> None:
         """Starts anew, as after a jump of the clock."""
@@ -70,16 +71,18 @@ class Track:
         if camera_T_base is None:
             return None
         try:
-            self._last = lookup_near(self._lookup, self._odom, self._base, stamp)
+            odom_T_base = lookup_near(self._lookup, self._odom, self._base, stamp)
         except TransformError:
             return None
+        self._last = odom_T_base, camera_T_base
         if before is None:
             return None
-        then_T_now = invert_pose(before) @ self._last  # of the base
+        odom_T_then, camera_T_then = before
+        then_T_now = invert_pose(odom_T_then) @ odom_T_base  # of the base
         base_T_camera = invert_pose(camera_T_base)
-        drift = np.diag(drift_variances(*pose_error(before, self._last)))
+        drift = np.diag(drift_variances(*pose_error(odom_T_then, odom_T_base)))
         drift = propagate_lever_arm(drift, then_T_now, base_T_camera)
         return Motion(
-            camera_T_base @ then_T_now @ base_T_camera,
-            rotate_covariance(drift, camera_T_base[:3, :3]),
+            camera_T_then @ then_T_now @ base_T_camera,
+            rotate_covariance(drift, camera_T_then[:3, :3]),
         )

@@ -14,8 +14,11 @@ RATIONAL = Camera(
     (0.4, -0.2, 0.0005, 0.0003, 0.02, 0.7, -0.1, 0.03), 'rational_polynomial',
 )  # fmt: skip
 FISHEYE = Camera(800, 600, 300, 301, 398, 303, (0.02, -0.01, 0.004, -0.001), 'equidistant')
+IDEAL = Camera(800, 600, 300, 301, 398, 303, (0.0,) * 4, 'equidistant')
 CAMERAS = pytest.mark.parametrize(
-    'camera', [PINHOLE, PLUMB_BOB, RATIONAL, FISHEYE], ids=['pinhole', 'plumb', 'rational', 'fish']
+    'camera',
+    [PINHOLE, PLUMB_BOB, RATIONAL, FISHEYE, IDEAL],
+    ids=['pinhole', 'plumb', 'rational', 'fish', 'ideal fish'],
 )
 
 
@@ -127,13 +130,25 @@ def test_camera_info():
     assert camera == Camera(640, 480, 500, 501, 320, 240)
     zeros = Camera.from_camera_info(640, 480, np.array(k), np.zeros(5), 'plumb_bob')
     assert zeros == camera and zeros.is_pinhole
+    assert Camera.from_camera_info(640, 480, k, (), 'equidistant').is_pinhole
     eight = Camera.from_camera_info(640, 480, k, [0.1] * 8, 'plumb_bob')
     assert eight.distortion_model == 'rational_polynomial'
     assert Camera.from_camera_info(640, 480, k, [0.1] * 5, '').distortion_model == 'plumb_bob'
 
 
+def test_four_zeros_of_a_fisheye_are_no_pinhole():
+    """They are an ideal one: the distance from the centre is f times the angle of the ray."""
+    k = [300, 0, 398, 0, 301, 303, 0, 0, 1]
+    camera = Camera.from_camera_info(800, 600, k, np.zeros(4), 'equidistant')
+    assert camera == IDEAL and not camera.is_pinhole
+    angle = np.linspace(0.0, 1.2, 20)
+    rays = np.stack([np.sin(angle), np.zeros(20), np.cos(angle)], axis=1)
+    uv = np.stack([398 + 300 * angle, np.full(20, 303)], axis=1)
+    np.testing.assert_allclose(camera.project(rays), uv, atol=1e-6)
+
+
 def test_dictionary_round_trip():
-    for camera in (PINHOLE, PLUMB_BOB, RATIONAL, FISHEYE):
+    for camera in (PINHOLE, PLUMB_BOB, RATIONAL, FISHEYE, IDEAL):
         assert Camera.from_dict(camera.to_dict()) == camera
     for broken in (
         {},

@@ -147,6 +147,13 @@ def test_pictures_of_every_format(kind):
     np.testing.assert_array_equal(grey.image, image)
 
 
+def test_sixteen_bits_of_grey_are_scaled_and_not_clipped():
+    grey = np.tile(np.arange(64, dtype=np.uint16) * 1024, (48, 1))
+    picture = pictures.read_picture(encoded(grey))
+    expected = np.repeat(np.round(grey / 257)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(picture.image, expected)
+
+
 def test_a_phone_held_upright():
     """EXIF orientation 6: to be turned by 90 degrees clockwise; top left becomes top right."""
     picture = pictures.read_picture(exif_picture((64, 48), 26, orientation=6))

@@ -55,7 +55,7 @@ def read_picture(data: bytes) -> Picture:
             if file.width * file.height > MAX_PIXELS:
                 raise PictureTooLargeError(too_large)
             focal_px = _exif_focal(file)
-            image = np.array(ImageOps.exif_transpose(file).convert('RGB'))
+            image = _rgb(ImageOps.exif_transpose(file))
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -65,6 +65,13 @@ def read_picture(data: bytes) -> Picture:
             'this is not a whole JPEG, PNG or WebP picture; export it again'
         ) from error
     return Picture(image, focal_px)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8 RGB (H, W, 3)."""
+    if image.mode.startswith('I'):  # 16-bit grey, which `convert` would clip at 255
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return np.array(image.convert('RGB'))
 
 
 def _exif_focal(file: Image.Image) -> float | None:

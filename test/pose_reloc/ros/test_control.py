@@ -221,6 +221,24 @@ def test_initial_pose_speaks_once_and_again_when_asked(start, poses, ask, wait):
     assert [stamp_ns(message.header.stamp) for message in came] == [stamp, last]
 
 
+def test_initial_pose_waits_until_the_mounting_is_known(start, poses, wait):
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+
+    system = start(mode='continuous', base_frame='base_link', mounting_timeout=0.1, tf_timeout=0.0)
+    came = system.listen(PoseWithCovarianceStamped, '/initial_pose')
+    wait(lambda: system.node.publication.initial_pose.get_subscription_count() > 0)
+    # The camera is taken as the base, though robot_state_publisher may only be slow to start.
+    wait(lambda: system.outcome(system.send(0))[0] == 'answered')
+    system.send_transform('base_link', 'camera', poses[2], static=True)
+    wait(lambda: system.node._transforms.tree.can_connect('base_link', 'camera'))
+    for _ in range(2):
+        system.pose(system.send(1))
+    first = wait(lambda: came and came[0])
+    truth = poses[1] @ invert_pose(poses[2])
+    np.testing.assert_allclose(matrix_from_pose(first.pose.pose), truth, atol=1e-9)
+    assert len(came) == 1
+
+
 def test_the_raw_pose_is_not_gated(start, poses, wait):
     from geometry_msgs.msg import PoseWithCovarianceStamped
 

@@ -111,13 +111,37 @@ def test_the_worst_comes_first_and_nothing_is_hidden(statistics, clock):
 
 
 def test_images_none_of_which_can_be_used_are_an_error(statistics, clock):
-    see(statistics, clock, Outcome.FAILED, 2)
+    see(statistics, clock, Outcome.FAILED, 2, reasons=('bad image',))
     assert verdict(ACTIVE, statistics.snapshot())[0] is Level.WARN
-    see(statistics, clock, Outcome.FAILED)
+    see(statistics, clock, Outcome.FAILED, reasons=('wrong camera',))
     level, sentence = verdict(ACTIVE, statistics.snapshot())
-    assert level is Level.ERROR and 'none of the last 3 images could be used' in sentence
+    assert level is Level.ERROR
+    assert (
+        sentence == 'none of the last 3 images could be used: bad image, wrong camera; see the log'
+    )
     see(statistics, clock, Outcome.ANSWERED)
     assert verdict(ACTIVE, statistics.snapshot())[0] is Level.WARN
+
+
+@pytest.mark.parametrize('why', ['stamp is zero', 'no clock', 'too old', 'in the future'])
+@pytest.mark.parametrize('on_demand', [False, True])
+def test_images_that_are_all_dropped_for_their_stamp_are_an_error(
+    statistics, clock, why, on_demand
+):
+    health = replace(ACTIVE, on_demand=on_demand)
+    see(statistics, clock, Outcome.ANSWERED, 20)
+    see(statistics, clock, Outcome.DROPPED, 5, reasons=(why,))
+    assert verdict(health, statistics.snapshot())[0] is Level.OK, 'others are answered'
+    clock.now += 10.0
+    see(statistics, clock, Outcome.DROPPED, 40, reasons=(why,))
+    level, sentence = verdict(health, statistics.snapshot())
+    assert level is Level.ERROR
+    assert sentence == f'none of the last 40 images could be used: {why}; see the log'
+
+
+def test_images_that_a_newer_one_has_overtaken_are_no_error(statistics, clock):
+    see(statistics, clock, Outcome.DROPPED, 40, reasons=('superseded',))
+    assert verdict(ACTIVE, statistics.snapshot()) == (Level.OK, 'waiting for images')
 
 
 def test_a_failed_start_is_an_error_and_an_inactive_node_is_not(statistics):
@@ -147,3 +171,9 @@ def test_fewer_poses_than_wanted_are_a_warning(statistics, clock):
     level, sentence = verdict(wanting, statistics.snapshot())
     assert level is Level.WARN and 'only 3.3 poses per second' in sentence
     assert verdict(ACTIVE, statistics.snapshot())[0] is Level.OK
+
+
+def test_diagnostics_of_several_nodes_have_several_names(make_system, make_fake, wait):
+    system = make_system(make_fake([], None), arguments=['-r', '__ns:=/robot2'])
+    wait(lambda: system.diagnostics)
+    assert system.diagnostics[0].status[0].name == 'robot2/pose_reloc: localization'

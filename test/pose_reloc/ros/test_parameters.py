@@ -91,6 +91,17 @@ def test_frames_that_cannot_work_together(values, word):
         NodeSettings(**values)
 
 
+def test_frames_lose_a_leading_slash_as_on_tf():
+    names = [item.name for item in fields(NodeSettings) if item.name.endswith('_frame')]
+    assert len(names) == 5
+    settings = NodeSettings(**{name: f'/{name}' for name in names})
+    assert [getattr(settings, name) for name in names] == names
+    with pytest.raises(SettingsError, match="publish the transform 'map' -> 'map'"):
+        NodeSettings(map_frame='/map', reloc_frame='map')
+    # To set what is set already is no change.
+    assert parameters.change(settings, {'map_frame': '/map_frame'}, active=True) == settings
+
+
 def test_map_T_scene_is_a_text_that_goes_there_and_back():
     a_T_b = pose_matrix(Rotation.random(random_state=1).as_matrix(), [1e3, -2.5, 1e-3])
     np.testing.assert_allclose(transform_from_text(transform_text(a_T_b)), a_T_b, atol=2e-9)
@@ -125,6 +136,11 @@ def test_the_node_declares_and_guards_them(make_system, make_fake):
     for item in RANGED:
         value = type(item.default)(item.metadata['high'] + 1)
         assert not node.set_parameters([Parameter(item.name, value=value)])[0].successful
+    for name, value in (('tf_mode', 'sideways'), ('map_T_scene', '1 2 3'), ('map_frame', '')):
+        result = node.set_parameters([Parameter(name, value=value)])[0]
+        assert not result.successful and name in result.reason, 'though the node is not active'
+    # Rules among several are for configure: they can only be set one after the other.
+    assert node.set_parameters([Parameter('map_frame', value='base_link_reloc')])[0].successful
     # What has been acted on when the process starts cannot be taken back.
     assert not node.set_parameters([Parameter('autostart', value=False)])[0].successful
 

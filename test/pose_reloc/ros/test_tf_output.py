@@ -155,15 +155,39 @@ def test_force_publishes_anyway_and_says_so(poses):
     assert 'tf_force is set' in harness.output.conflict()
 
 
-def test_separate_and_none_never_conflict(poses):
+def test_separate_and_none_give_way_to_nobody(poses):
     for mode, names in (('separate', [('map', 'base_link_reloc')]), ('none', [])):
         harness = Harness(tf_mode=mode)
-        assert not harness.output.can_conflict
+        assert harness.output.can_conflict == bool(names)
         harness.output.observe('map', 'base_link_reloc', 0, 0.0, static=True)
-        assert harness.output.conflict() == ''
+        said = 'give the parameter reloc_frame of one of them another name'
+        assert (said in harness.output.conflict()) == bool(names)
         harness.output.answer(SECOND, poses[0], SECOND)
         harness.output.tick(2 * SECOND)
         assert harness.names() == names
+
+
+def test_separate_does_not_take_its_own_messages_for_those_of_another(poses):
+    harness = Harness(tf_mode='separate')
+    harness.output.answer(SECOND, poses[0], SECOND)
+    parent, child, stamp, pose = harness.sent[0]
+    harness.output.observe(parent, child, stamp, float(pose[0, 3]), static=False)
+    assert harness.output.conflict() == ''
+
+
+def test_a_clock_that_was_set_back_is_said_until_it_has_caught_up(poses):
+    harness = Harness(tf_mode='map_to_odom')
+    harness.tree.set('odom', 'base_link', 0, poses[0], static=True)
+    harness.output.answer(1000 * SECOND, poses[1], 1000 * SECOND)
+    harness.output.tick(1000 * SECOND - SECOND // 2)
+    assert harness.output.problem == '', 'clocks are corrected a little all the time'
+    harness.output.tick(400 * SECOND)
+    harness.output.answer(400 * SECOND, poses[1], 400 * SECOND)
+    said = "the clock was set back: 'map' -> 'odom' is not sent for another 600 s"
+    assert said in harness.output.problem, 'an answer does not mend it'
+    assert len(harness.sent) == 1
+    harness.output.tick(1001 * SECOND)
+    assert harness.output.problem == '' and len(harness.sent) == 2
 
 
 def test_corrected_odometry_is_where_the_camera_says(poses):

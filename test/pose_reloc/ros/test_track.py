@@ -7,6 +7,9 @@ import pytest
 
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_matrix
 from pose_reloc.ros.messages import stamp_ns
+from pose_reloc.ros.parameters import NodeSettings
+from pose_reloc.ros.track import Track
+from pose_reloc.ros.transforms import TransformTree
 
 pytest.importorskip('rclpy', reason='needs rclpy')
 
@@ -98,6 +101,27 @@ def test_a_robot_that_was_carried_away_is_followed_after_three_answers(drive):
     assert told[2:5] == [('answered', '')] * 3
     assert told[5:7] == [('refused', 'contradicts_track')] * 2
     assert told[7:] == [('answered', '')] * 3
+
+
+def test_a_head_that_turns_is_part_of_the_way(random_pose):
+    """The base stands or drives, the camera turns on it by 12 degrees an image; TF tells all."""
+    from pose_reloc.relocalizer import PoseEstimate, Status
+
+    rng = np.random.default_rng(9)
+    base_T_camera, turn = random_pose(rng), perturb_pose(np.eye(4), [0, 0, 0, 0, 0, 0.21])
+    tree, truths = TransformTree(), way(4)
+    track = Track(NodeSettings(track=True), tree.lookup)
+    for i, map_T_base in enumerate(truths):
+        stamp = (1 + i) * 100_000_000
+        tree.set('odom', 'base_link', stamp, map_T_base)
+        base_T_camera = base_T_camera @ turn
+        prior = track.predict(stamp, invert_pose(base_T_camera))
+        map_T_camera = map_T_base @ base_T_camera
+        if prior is not None:
+            np.testing.assert_allclose(prior.world_T_camera, map_T_camera, atol=1e-9)
+        doubt = track.judge(PoseEstimate(Status.REFINED, map_T_camera, np.diag(STD**2)))
+        assert doubt == ('waiting' if i < 2 else '')
+    assert prior is not None
 
 
 def test_a_request_waits_until_its_answer_is_confirmed(drive, wait):
