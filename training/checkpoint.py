@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
 import threading
 import time
 import zipfile
@@ -15,6 +17,7 @@ from pose_reloc.errors import SceneError, TrainingError
 from pose_reloc.files import write_atomically
 
 FILE_NAME = 'checkpoint.pt'
+FORMER_NAME = 'checkpoint.before.pt'
 _VERSION = 2
 # On average; runs with very short epochs must not wear out a disk.
 _MAX_BYTES_PER_SECOND = 100e6
@@ -88,6 +91,24 @@ class CheckpointWriter:
             ) from error
         if error:
             raise error
+
+
+def set_aside(folder: Path) -> None:
+    """Renames the checkpoint of a former run, and says so.
+
+    A new run that is stopped before its first checkpoint must not go on from that one; who only
+    forgot --resume still has it.
+
+    Args:
+        folder: of the run that begins.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (folder / FILE_NAME).replace(folder / FORMER_NAME)
+        print(
+            f'note: a new run begins in {folder}; the checkpoint of the one before is kept there '
+            f'as {FORMER_NAME}: renamed back to {FILE_NAME}, it is what --resume goes on from',
+            file=sys.stderr,
+        )
 
 
 def load_checkpoint(folder: Path, settings: dict, data_key: str) -> dict | None:

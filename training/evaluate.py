@@ -38,7 +38,7 @@ class Frame:
     """One image of an evaluation.
 
     Attributes:
-        name: of the image, for people.
+        name: of the image, for people; no two frames of an evaluation have the same.
         time_s: its stamp, seconds.
         truth: true pose (4, 4); None where unknown.
         estimate: the pose (4, 4) that came back; None when nothing did.
@@ -149,8 +149,8 @@ def evaluate(
     frames, features, truths = [], [], []
     relocalizer.warm_up()
     retrieval = RetrievalBaseline(relocalizer.scene) if with_baselines else None
-    for sample in tqdm(samples, title, unit='img', disable=None):
-        name = f'{sample.sequence}/{sample.image_path.name}'
+    named = zip(samples, _names(samples), strict=True)
+    for sample, name in tqdm(named, title, len(samples), unit='img', disable=None):
         frame = Frame(name, sample.timestamp, sample.world_T_camera, None, status='unreadable')
         try:
             image = sample.load_image()
@@ -163,6 +163,17 @@ def evaluate(
             features.append(retrieval.describe(image, sample.camera))
             truths.append(sample.world_T_camera)
     return Evaluation(frames, baselines(retrieval, features, truths) if retrieval else {})
+
+
+def _names(samples: list[Sample]) -> list[str]:
+    """Sequence and file; where a sequence takes files of one name from two folders, numbered."""
+    names: list[str] = []
+    counts: dict[str, int] = {}
+    for sample in samples:
+        name = f'{sample.sequence}/{sample.image_path.name}'
+        number = counts[name] = counts.get(name, 0) + 1
+        names.append(name if number == 1 else f'{name}#{number}')
+    return names
 
 
 def _answered(frame: Frame, relocalizer: Relocalizer, sample: Sample, image_HW3) -> Frame:

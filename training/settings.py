@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
@@ -47,9 +48,14 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ('epochs', 'batch', 'learning_rate', 'short_side', 'points', 'validate_every'):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f'{name} must be positive, got {getattr(self, name)}')
+        for name in (
+            'epochs', 'minutes', 'batch', 'learning_rate', 'short_side', 'points', 'validate_every',
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f'{name} must be positive and finite, got {value}')
+        if not 0 <= self.seed < 2**63:  # what torch takes
+            raise SettingsError(f'seed must lie in [0, 2^63), got {self.seed}')
         if self.short_side < 32:
             raise SettingsError(f'short_side must be at least 32 pixels, got {self.short_side}')
         if not 0 <= self.validation < 0.9:
@@ -62,8 +68,11 @@ class TrainSettings:
             raise SettingsError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f'warmup must lie in [0, 1), got {self.warmup}')
-        if self.minutes is not None and self.minutes <= 0:
-            raise SettingsError(f'minutes must be positive, got {self.minutes}')
+        if not 0 <= self.geometric_warmup < 1:
+            raise SettingsError(
+                f'geometric_warmup must lie in [0, 1), got {self.geometric_warmup}; to train with '
+                'homoscedastic alone give --loss homoscedastic'
+            )
         if self.precision != 'auto' and self.precision not in PRECISIONS:
             raise SettingsError(
                 f"precision must be 'auto' or one of {', '.join(PRECISIONS)}, "
@@ -111,6 +120,8 @@ class TrainSettings:
         return self.from_dict(tree)
 
 
+# ValueError: bytes that are no UTF-8, or a date that does not exist.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _NESTED = {'network': NetworkSettings, 'loss': LossSettings, 'views': ViewSettings}
 
 
@@ -127,7 +138,7 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, object]:
             raise SettingsError(f'--set {text!r}: expected KEY=VALUE, for example loss.beta=250')
         try:
             values[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except _NOT_YAML as error:
             raise SettingsError(f'--set {text!r}: the value is not YAML') from error
     return values
 
@@ -169,7 +180,7 @@ def _typed(value, kind, where: str):
             return float(value)
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise SettingsError(f'{where} must be {_TYPE_NAMES.get(kind, "a mapping")}, got {value!r}')
 
@@ -207,7 +218,9 @@ def load_preset(name: str) -> TrainSettings:
         known = sorted(p.stem for p in preset_folder().glob('*.yaml'))
         raise SettingsError(f'unknown preset {name!r}; choose one of {", ".join(known)} or a file')
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f'{path} is not YAML: {error}') from error
+        values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    except OSError as error:
+        raise SettingsError(f'cannot read {path}: {error.strerror}') from error
+    except _NOT_YAML as error:
+        raise SettingsError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
     return TrainSettings.from_dict(values)

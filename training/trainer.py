@@ -28,7 +28,7 @@ from pose_reloc.network import PoseRegressor, load_backbone_weights
 from pose_reloc.preprocess import normalize
 from training.batches import Batches
 from training.cache import TrainingCache
-from training.checkpoint import CheckpointWriter, load_checkpoint
+from training.checkpoint import CheckpointWriter, load_checkpoint, set_aside
 from training.divergence import cause_of_divergence
 from training.held_out import held_out_blocks
 from training.learner import Learner
@@ -111,9 +111,7 @@ class Trainer:
         self.learner = self._learner()
         self.learner.check(self.batches.target(self.train_index[:1]))
         self.folder = folder
-        self.run_folder = None
-        if folder and self.processes.rank == 0:
-            self.run_folder = RunFolder(folder, settings.to_dict())
+        self.run_folder: RunFolder | None = None
         self.epoch = self.images_seen = 0
         self.seconds_before = 0.0  # of the run before it was resumed
         self.last_result = ''
@@ -189,6 +187,10 @@ class Trainer:
 
     def loop(self) -> None:
         """Trains until the epochs or the minutes are over."""
+        if self.folder and self.processes.rank == 0:
+            self.run_folder = RunFolder(self.folder, self.settings.to_dict())
+            if not self.epoch:
+                set_aside(self.folder)
         writer = CheckpointWriter(self.folder) if self.run_folder else contextlib.nullcontext()
         hidden = None if self.processes.rank == 0 else True
         progress = self.progress

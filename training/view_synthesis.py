@@ -9,6 +9,7 @@ only rotated, which is an exact homography.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -37,9 +38,9 @@ class ViewSettings:
 
     def __post_init__(self):
         for name in ('sigma_m', 'sigma_rad', 'brightness', 'colour', 'gamma', 'noise', 'ramp'):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(
-                    f'views: {name} must not be negative, got {getattr(self, name)}'
+                    f'views: {name} must be finite and not negative, got {getattr(self, name)}'
                 )
         if self.sources < 1:
             raise SettingsError(f'views: sources must be at least 1, got {self.sources}')

@@ -162,6 +162,11 @@ def test_a_stopped_comparison_goes_on_to_the_same_result(place, dataset, setting
     for loss in losses:
         assert result(stopped, loss) == result(whole, loss)
 
+    page = place / 'losses.html'
+    names = [str(stopped / f'{loss}.json') for loss in losses]
+    assert main(['report', *names, '--html', str(page)]) == 0
+    assert '<th>posenet</th><th>homoscedastic</th>' in page.read_text()
+
     # Training was over, measuring was not: the scene is taken as it is.
     monkeypatch.setattr(Trainer, '_one_epoch', no_training)
     (stopped / 'posenet.json').unlink()
@@ -258,6 +263,7 @@ def test_a_folder_of_another_comparison_is_refused(place, dataset, settings, mon
         (['--preset', 'nonsense'], 'unknown preset'),
         (['--out', '/dev/null/x'], 'cannot use the folder'),
         (['--device', 'tpu'], 'device'),
+        (['--seed', '-1'], 'seed must lie in'),
     ],
 )
 def test_mistakes_are_sentences_and_exit_code_2(place, capsys, options, sentence):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -60,6 +61,41 @@ def test_runs_about_other_images_are_pointed_out(tmp_path):
     b = read_run(write(tmp_path / 'b.json', evaluation([0.1] * 4, first=2)))
     assert 'not about the same images (a: 4, b: 4; 2 in all of them)' in comparison_page([a, b])
     assert 'not about the same images' not in comparison_page([a, a])
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def test_images_of_two_places_with_the_same_names_are_pointed_out(tmp_path):
+    here, there = evaluation([0.1] * 4), evaluation([0.1] * 4)
+    shift = pose_matrix(np.eye(3), [50.0, 0, 0])
+    there = replace(
+        there,
+        frames=[
+            replace(f, truth=shift @ f.truth, estimate=shift @ f.estimate) for f in there.frames[:2]
+        ]
+        + there.frames[2:],
+    )
+    runs = [
+        read_run(write(tmp_path / f'{name}.json', run))
+        for name, run in (('here', here), ('there', there))
+    ]
+    assert 'do not agree where 2 of 4 images were taken (up to 50.00 m' in comparison_page(runs)
+    assert 'do not agree' not in comparison_page([runs[0], runs[0]])
+
+
+def test_the_truth_is_that_of_the_run_that_knows_it(tmp_path):
+    run = evaluation([0.1] * 3)
+    blind = replace(run, frames=[replace(f, truth=None) for f in run.frames])
+    runs = [
+        read_run(write(tmp_path / f'{name}.json', run))
+        for name, run in (('sighted', run), ('blind', blind))
+    ]
+    for order in (runs, runs[::-1]):
+        page = comparison_page(order)
+        assert data_of(page)['truth'] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
+        assert 'do not agree' not in page
 
 
 def test_runs_of_the_same_name_stay_apart(tmp_path):

@@ -121,6 +121,16 @@ def test_reprojection_of_an_evaluation_against_brute_force_opencv(room):
     assert found['median_position_m'] == pytest.approx(np.linalg.norm(error[:3, 3]))
 
 
+def test_frames_of_files_with_the_same_name_have_names_of_their_own(room):
+    samples = open_dataset('7scenes', room).test[:3]
+    samples = [replace(s, image_path=s.image_path.with_name('0000.png')) for s in samples]
+    samples = [replace(s, image_loader=lambda: np.zeros((480, 640, 3), np.uint8)) for s in samples]
+    found = evaluate(_Shifted(samples, np.eye(4)), samples, with_baselines=False)
+    folder = samples[0].sequence
+    names = [f'{folder}/0000.png', f'{folder}/0000.png#2', f'{folder}/0000.png#3']
+    assert [frame.name for frame in found.frames] == names
+
+
 def test_images_without_points_and_damaged_depth_are_still_evaluated(room, capsys):
     def damaged():
         raise DatasetError('frame-7.depth.png is not a whole image')

@@ -174,6 +174,24 @@ def test_presets_and_their_errors(tmp_path):
     file.write_text('epochs: -3\n')
     with pytest.raises(SettingsError, match='epochs'):
         load_preset(str(file))
+    for damage in ('loss: {name: posenet} # caf\xe9'.encode('latin-1'), b'minutes: 2001-99-99'):
+        file.write_bytes(damage)
+        with pytest.raises(SettingsError, match='mine.yaml is not YAML'):
+            load_preset(str(file))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('seed', -1), ('seed', 2**63), ('geometric_warmup', 1), ('geometric_warmup', np.nan),
+        ('minutes', np.nan), ('minutes', np.inf), ('learning_rate', np.inf),
+        ('views.sigma_m', np.inf), ('views.ramp', np.inf),
+        pytest.param('learning_rate', 10**400, id='learning_rate-10^400'),
+    ],
+)  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused(name, value):
+    with pytest.raises(SettingsError, match=name.split('.')[-1]):
+        SMALL.with_values({name: value})
 
 
 def test_dataset_to_scene_file_to_evaluation(dataset, tmp_path):
@@ -243,6 +261,39 @@ def test_a_finished_run_resumes_to_its_result_and_can_be_prolonged(cache, sequen
     assert longer.recipe['epochs'] == 4 and longer.history[: len(first.history)] == first.history
     for name, tensor in first.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], tensor)
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(cache, sequences, tmp_path):
+    train(cache, sequences, replace(SMALL, epochs=1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TrainingError, match='began with seed=0, now it is 3'):
+        train(cache, sequences, replace(SMALL, epochs=1, seed=3), tmp_path, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_new_run_never_goes_on_from_the_one_before(
+    cache, sequences, tmp_path, monkeypatch, capsys
+):
+    """Even if it is stopped before its first checkpoint. That of the one before is kept."""
+    settings = replace(SMALL, epochs=2)
+    train(cache, sequences, settings, tmp_path)
+    former = (tmp_path / 'checkpoint.pt').read_bytes()
+    assert 'new run' not in capsys.readouterr().err
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+            context.setattr(Trainer, '_one_epoch', stopped)
+            train(cache, sequences, replace(settings, seed=1), tmp_path)
+    assert 'kept there as checkpoint.before.pt' in capsys.readouterr().err
+    assert (tmp_path / 'checkpoint.before.pt').read_bytes() == former
+    result = train(cache, sequences, replace(settings, seed=1), tmp_path, resume=True)
+    assert result.recipe['settings']['seed'] == 1 and result.recipe['epochs'] == 2
+    # Whoever only forgot --resume goes on from there.
+    (tmp_path / 'checkpoint.before.pt').replace(tmp_path / 'checkpoint.pt')
+    assert train(cache, sequences, settings, tmp_path, resume=True).recipe['epochs'] == 2
 
 
 def test_a_run_that_resumes_with_less_than_it_has_spent_ends_validated(

@@ -143,6 +143,8 @@ def test_a_depth_range_by_hand_takes_the_place_of_depth(link, train, capsys):
         (['--compile', 'perhaps'], "compile must be 'auto', 'on' or 'off'"),
         (['--precision', 'int8'], 'precision must be'),
         (['--learning-rate', '0'], 'learning_rate must be positive'),
+        (['--set', 'name=2001-99-99'], 'the value is not YAML'),
+        (['--seed', '99999999999999999999'], 'seed must lie in [0, 2^63)'),
     ],
 )
 def test_what_cannot_work_is_one_sentence(options, sentence, link, train, capsys):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pose_reloc.errors import DatasetError
+from pathlib import Path
+
+from pose_reloc.errors import DatasetError, SettingsError
+from pose_reloc.files import temporary_folder
 from training.datasets import LOADERS, Dataset, open_dataset
 from training.datasets.options import add_option_argument, parse_options
 
@@ -134,3 +137,52 @@ def add_result_arguments(parser) -> None:
         help='also write the estimates as a TUM trajectory, and the truth to FILE.truth.txt '
         '(for evo_ape)',
     )
+
+
+def check_result_files(args) -> None:
+    """Refuses, before the work, what `report.write_results` could not write after it.
+
+    Raises:
+        SettingsError: a file's folder does not exist, or its name is that of a folder.
+    """
+    for name in (args.json, args.html, args.picture, args.tum):
+        if name:
+            writable(name)
+
+
+def writable(name: str) -> Path:
+    """The path of a file that is written when the work is done.
+
+    Raises:
+        SettingsError: its folder does not exist, or its name is that of a folder or too long.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            reason = 'it is a folder'
+        elif not path.parent.is_dir():
+            reason = f'the folder {path.parent} does not exist; create it first'
+        else:
+            return path
+    except OSError as error:
+        reason = error.strerror
+    raise SettingsError(f'cannot write {path}: {reason}')
+
+
+def scene_file(name: str) -> Path:
+    """The path of a scene file that is written when the work is done.
+
+    Raises:
+        SettingsError: it cannot be written, or is named like a page.
+    """
+    path = writable(name)
+    if path.suffix == '.html':
+        raise SettingsError(
+            f'{path} is to be a scene file; give it another ending than .html, as in '
+            f'{path.with_suffix(".scene").name}'
+        )
+    try:
+        with temporary_folder(path.parent, path.name):  # as a scene is written: under a longer name
+            return path
+    except OSError as error:
+        raise SettingsError(f'cannot write {path}: {error.strerror}') from error

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from training.commands.arguments import add_dataset_arguments, add_result_arguments, open_from
+from training.commands.arguments import (
+    add_dataset_arguments,
+    add_result_arguments,
+    check_result_files,
+    open_from,
+)
 
 HELP = (
     'Localises the images of a dataset with a scene file and prints the errors, beside those of '
@@ -40,12 +45,15 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Evaluates and prints the table."""
+    import numpy as np
+
     from pose_reloc import gates
     from pose_reloc.relocalizer import Relocalizer
     from pose_reloc.scene import SceneModel
     from training.evaluate import evaluate
     from training.report import print_table, write_results
 
+    check_result_files(args)
     gate_settings = gates.OPEN if args.no_refine else gates.GateSettings()
     relocalizer = Relocalizer(
         SceneModel.load(args.scene),
@@ -65,5 +73,7 @@ def run(args) -> int:
     title = f'{relocalizer.scene.header.name} on {dataset.name} ({split}{alone})'
     print_table(title, evaluation.summary())
     images = {frame.name: sample.load_image for frame, sample in zip(evaluation.frames, samples)}
-    write_results(args, title, evaluation, relocalizer.scene, images)
+    # Truth and answers are in the dataset's frame: the training path is drawn in the same one.
+    scene = relocalizer.scene.with_map_T_scene(np.eye(4))
+    write_results(args, title, evaluation, scene, images)
     return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 HELP = (
-    'Writes the network of a scene as an ONNX or OpenVINO model: bytes of an image in, pose and '
-    'distance from the training images out. For other programs: the Relocalizer converts by itself '
-    'what its backend asks for.'
+    'Writes the network of a scene as an ONNX or OpenVINO model. Bytes of an image go in; out come '
+    'the pose (w_t_c, c_q_w) and what its covariance is computed from: the distance from the '
+    'training image most like it, and where that one was taken (neighbour). The formula is printed '
+    'and written into the file. For other programs: the Relocalizer converts by itself what its '
+    'backend asks for.'
 )
 EXAMPLES = """\
   pose_reloc export --scene chess.scene --out chess.onnx

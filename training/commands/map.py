@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.commands.arguments import add_dataset_arguments, open_from
+from training.commands.arguments import add_dataset_arguments, open_from, scene_file
 
 HELP = 'Builds the landmark map of a scene from the images it was trained on, and calibrates it.'
 EXAMPLES = """\
@@ -52,9 +52,10 @@ def run(args) -> int:
 
     settings = mapping_settings_from(args)
     scene = SceneModel.load(args.scene)
+    out = scene_file(args.out or args.scene)  # before anything that takes minutes
     samples = open_from(args).split('train')
     scene = with_landmarks(scene, samples, settings)
-    scene.save(args.out or args.scene)
+    scene.save(out)
     print(landmark_summary(scene))
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pose_reloc.errors import SettingsError
-from training.commands.arguments import add_result_arguments
+from training.commands.arguments import add_result_arguments, check_result_files, writable
 
 HELP = (
     'Has every image of a rosbag2 answered and compares the poses with the truth. --live plays the '
@@ -78,6 +78,9 @@ def run(args) -> int:
     from training.report import print_table, write_file, write_results
 
     settings = _settings(args)
+    check_result_files(args)
+    if args.csv:
+        writable(args.csv)
     if args.result_bag and Path(args.result_bag).exists():
         raise SettingsError(f'--result-bag {args.result_bag} exists already; remove it first')
     result = replay(Path(args.bag), Path(args.scene), settings)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 HELP = (
-    'Puts the results of several runs, written with --json by evaluate or replay, on one page that '
-    'needs no network: numbers, answers, errors frame by frame, and how their scenes differ.'
+    'Puts the results of several runs, written with --json by evaluate or replay or as LOSS.json '
+    'by compare, on one page that needs no network: numbers, answers, errors frame by frame, and '
+    'how their scenes differ.'
 )
 EXAMPLES = """\
   pose_reloc report regressed.json refined.json --html compare.html
-  pose_reloc report losses/*.json --html losses.html
+  pose_reloc report losses/posenet.json losses/geometric.json --html losses.html
 """
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from pose_reloc.errors import DatasetError, SettingsError
-from training.commands.arguments import add_dataset_arguments, open_from
+from training.commands.arguments import add_dataset_arguments, open_from, scene_file
 from training.commands.map import (
     add_mapping_arguments,
     landmark_summary,
@@ -127,9 +127,7 @@ def run(args) -> int:
     from training.processes import leads
     from training.seen_points import lacks_depth, with_seen_points
 
-    out = Path(args.out).expanduser()
-    if not out.parent.is_dir():
-        raise SettingsError(f'the folder {out.parent} of --out does not exist; create it first')
+    out = scene_file(args.out)
     settings = settings_from(args)
     mapping = None if args.no_map else mapping_settings_from(args)
     dataset = open_from(args)
@@ -147,8 +145,8 @@ def run(args) -> int:
             print('no depth: landmarks come first, to know how far away things are')
         mapped = build_map(dataset.train, mapping)
         dataset = replace(dataset, train=with_seen_points(dataset.train, mapped.landmarks))
-    folder = Path(args.run).expanduser() if args.run else out.with_suffix(f'{out.suffix}.run')
-    name, command = args.name or out.stem, ' '.join(sys.argv[1:])
+    folder = Path(args.run).expanduser() if args.run else out.with_name(f'{out.name}.run')
+    name, command = args.name or out.name.removesuffix('.scene'), ' '.join(sys.argv[1:])
     try:
         built = build_scene(dataset, settings, name, command, folder, args.resume)
     except KeyboardInterrupt:
@@ -193,7 +191,8 @@ def _report(scene, dataset, settings: TrainSettings, out: Path, folder: Path) ->
         print('no report: there is no test split, and nothing was held out')
         return
     print_table(found.title, found.evaluation.summary())
-    page, numbers = out.with_suffix('.html'), folder / 'evaluation.json'
+    page = out.with_name(f'{out.name.removesuffix(".scene")}.html')
+    numbers = folder / 'evaluation.json'
     files = SimpleNamespace(html=page, json=numbers, picture=None, tum=None)
     write_results(files, found.title, found.evaluation, found.scene, found.images)
 

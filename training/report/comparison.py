@@ -22,6 +22,7 @@ from training.report.tables import METHOD_NAMES, percent_cell
 
 _SCRIPTS = ('view3d.js', 'charts.js', 'comparison.js')
 _COLOURS = 6  # in the style sheet
+_SAME_POSE_M = 0.001  # true positions of one image differ by no more
 _BOTH_BOUNDS = ((0.05, 5), (0.25, 10), (0.5, 15))  # of the recalls that are shown
 
 
@@ -183,7 +184,25 @@ def _notes(runs: list[Run], frames: list[str]) -> list[str]:
             f'These runs are not about the same images ({counts}; {shared} in all of them): '
             'the numbers of each are about its own.'
         )
+    apart = [metres for name in frames if (metres := _apart(_truths(runs, name))) > _SAME_POSE_M]
+    if apart:
+        notes.append(
+            f'These runs do not agree where {len(apart)} of {len(frames)} images were taken (up to '
+            f'{length(max(apart))} apart): images of other places with the same names, or poses in '
+            'other frames. The true path is that of the first run that knows it.'
+        )
     return notes
+
+
+def _truths(runs: list[Run], name: str) -> list[np.ndarray]:
+    """True poses (4, 4) of an image, of those runs that know it."""
+    frames = (run.frames.get(name) for run in runs)
+    return [frame.truth for frame in frames if frame and frame.truth is not None]
+
+
+def _apart(poses: list[np.ndarray]) -> float:
+    """Metres from the first pose to the one farthest from it."""
+    return max((float(np.linalg.norm(T[:3, 3] - poses[0][:3, 3])) for T in poses), default=0.0)
 
 
 # A row of the table: its name, which value is best, and a run's value and text.
@@ -266,7 +285,7 @@ def _scenes(runs: list[Run]) -> str:
 
 def _data(runs: list[Run], names: list[str]) -> dict:
     """What the scripts draw."""
-    truth = [next((r.frames[n].truth for r in runs if n in r.frames), None) for n in names]
+    truth = [next(iter(_truths(runs, name)), None) for name in names]
     estimates = [f.estimate for run in runs for f in run.frames.values()]
     poses = np.array([T for T in [*truth, *estimates] if T is not None]).reshape(-1, 4, 4)
     view = floor_view(poses) if len(poses) else None

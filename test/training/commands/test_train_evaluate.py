@@ -1,12 +1,14 @@
 """`pose_reloc train` and `evaluate` as a user calls them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from pose_reloc.camera import Camera
 from pose_reloc.cli import main
+from pose_reloc.geometry import pose_matrix
 from pose_reloc.scene import read_header
 
 FAST = """
@@ -74,6 +76,20 @@ def test_train_then_evaluate(room, preset, tmp_path, capsys):
         assert len((tmp_path / name).read_text().splitlines()) == 1 + 12
 
 
+def small_bag(builder, folder):
+    """Forty images of noise with depth, 10 cm apart, poses from TF."""
+    camera = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
+    rng = np.random.default_rng(0)
+    builder.info('/front/camera_info', 0, camera)
+    for i in range(40):
+        stamp, pose = (i + 1) * 100_000_000, np.eye(4)
+        pose[:3, 3] = 0.1 * i, 0, 0
+        builder.transform('map', 'camera_optical_frame', stamp, pose)
+        builder.image('/front/image_raw', stamp, rng.integers(0, 255, (48, 64, 3), np.uint8))
+        builder.image('/front/depth', stamp, np.full((48, 64), 2000 + i, np.uint16))
+    return builder.write(folder / 'walk')
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, monkeypatch):
     from safetensors.numpy import load_file
@@ -104,16 +120,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(room, preset, tmp_path, 
 
 def test_train_on_a_bag_with_nothing_else_said(builder, preset, tmp_path, capsys):
     """It says what it picked, and is judged by what training held out: there is no test bag."""
-    camera = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
-    rng = np.random.default_rng(0)
-    builder.info('/front/camera_info', 0, camera)
-    for i in range(40):
-        stamp, pose = (i + 1) * 100_000_000, np.eye(4)
-        pose[:3, 3] = 0.1 * i, 0, 0
-        builder.transform('map', 'camera_optical_frame', stamp, pose)
-        builder.image('/front/image_raw', stamp, rng.integers(0, 255, (48, 64, 3), np.uint8))
-        builder.image('/front/depth', stamp, np.full((48, 64), 2000 + i, np.uint16))
-    bag, scene = builder.write(tmp_path / 'walk'), tmp_path / 'office.scene'
+    bag, scene = small_bag(builder, tmp_path), tmp_path / 'office.scene'
     command = ['train', '--dataset', 'bag', '--path', str(bag), '--out', str(scene), '--no-map']
     assert main([*command, '--preset', preset, '--epochs', '1']) == 0
     out = capsys.readouterr().out
@@ -158,7 +165,63 @@ def test_what_cannot_work_is_a_sentence(room, preset, tmp_path, capsys, options,
     assert code == 2 and sentence in error and 'Traceback' not in error
 
 
-def test_an_output_folder_that_does_not_exist_is_said_before_training(room, tmp_path, capsys):
-    out = str(tmp_path / 'nowhere' / 'x.scene')
-    assert main(['train', '--dataset', '7scenes', '--path', str(room), '--out', out]) == 2
-    assert 'nowhere' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ('name', 'sentence'),
+    [
+        ('nowhere/x.scene', 'nowhere does not exist'),
+        ('folder', 'it is a folder'),
+        ('room.html', 'another ending than .html, as in room.scene'),
+        ('x' * 250, 'name too long'),
+        ('x' * 300, 'name too long'),
+    ],
+)
+def test_a_scene_that_cannot_be_written_is_said_before_training(
+    room, tmp_path, capsys, tiny_scene, name, sentence
+):
+    """And before mapping; nothing is left behind."""
+    (tmp_path / 'folder').mkdir()
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    out = ['--out', str(tmp_path / name)]
+    where = ['--dataset', '7scenes', '--path', str(room), *out]
+    for command in (['train', *where], ['map', '--scene', str(tmp_path / 'tiny.scene'), *where]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['folder', 'tiny.scene']
+
+
+@pytest.mark.parametrize('option', ['--json', '--html', '--picture', '--tum'])
+def test_a_result_that_cannot_be_written_is_said_before_evaluating(
+    room, tmp_path, capsys, tiny_scene, monkeypatch, option
+):
+    def no_work(*args):
+        raise AssertionError('this was for nothing')
+
+    monkeypatch.setattr('training.evaluate.evaluate', no_work)
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    command = ['evaluate', '--scene', str(tmp_path / 'tiny.scene'), '--dataset', '7scenes']
+    for name, sentence in (('nowhere/a.txt', 'does not exist'), ('', 'it is a folder')):
+        assert main([*command, '--path', str(room), option, str(tmp_path / name)]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_names_with_dots_keep_scenes_and_pages_apart(builder, preset, tmp_path):
+    bag = small_bag(builder, tmp_path)
+    for name in ('room v1.0', 'room v1.1.scene'):
+        command = ['train', '--dataset', 'bag', '--path', str(bag), '--out', str(tmp_path / name)]
+        assert main([*command, '--preset', preset, '--epochs', '1', '--no-map']) == 0
+        assert read_header(tmp_path / name).name == name.removesuffix('.scene')
+    pages = sorted(path.name for path in tmp_path.glob('*.html'))
+    assert pages == ['room v1.0.html', 'room v1.1.html']
+
+
+def test_the_page_of_an_aligned_scene_is_drawn_in_one_frame(room, tmp_path, tiny_scene):
+    """Truth and answers are those of the dataset; so is the training path."""
+    aligned = tiny_scene.with_map_T_scene(pose_matrix(np.eye(3), [100.0, 50.0, 0.0]))
+    aligned.save(tmp_path / 'a.scene')
+    page = tmp_path / 'a.html'
+    command = ['evaluate', '--scene', str(tmp_path / 'a.scene'), '--dataset', '7scenes']
+    assert main([*command, '--path', str(room), '--no-refine', '--html', str(page)]) == 0
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL).group(1))
+    expected = tiny_scene.train_world_T_camera[:, :3, 3]
+    np.testing.assert_allclose(data['train']['positions'], expected, atol=1e-3)
