@@ -159,6 +159,28 @@ def pose_residual(a_T_true, a_T_estimate):
     return np.concatenate([a_T_true[..., :3, 3] - a_T_estimate[..., :3, 3], w], axis=-1)
 
 
+def network_residual(w_t_c_true, c_q_w_true, w_t_c, c_q_w) -> list[float]:
+    """`pose_residual` of two single poses as networks predict them: 6 numbers.
+
+    Args:
+        w_t_c_true, w_t_c: camera centres in the world, 3 numbers each.
+        c_q_w_true, c_q_w: world-to-camera quaternions, wxyz, of any non-zero norm.
+    """
+    # In Python's numbers, see `rotation_from_quaternion`. R_true R^T = c_R_w_true^T c_R_w.
+    (tw, tx, ty, tz), (w, x, y, z) = map(float, c_q_w_true), map(float, c_q_w)
+    turn = (
+        tw * x - tx * w - ty * z + tz * y,
+        tw * y - ty * w - tz * x + tx * z,
+        tw * z - tz * w - tx * y + ty * x,
+    )
+    cosine, sine = tw * w + tx * x + ty * y + tz * z, math.hypot(*turn)
+    # Of q and -q the one that turns less; of a small turn the sine is the half angle.
+    angle = 2 * math.atan2(sine, abs(cosine)) * math.copysign(1.0, cosine)
+    scale = angle / sine if sine else 0.0
+    shift = (float(a) - float(b) for a, b in zip(w_t_c_true, w_t_c, strict=True))
+    return [*shift, *(scale * v for v in turn)]
+
+
 def perturb_pose(a_T_estimate, residual):
     """Inverse of `pose_residual`: the pose (..., 4, 4) that has this residual (..., 6)."""
     residual = np.asarray(residual, dtype=np.float64)

@@ -15,7 +15,7 @@ from pose_reloc import gates
 from pose_reloc.backends import open_backend
 from pose_reloc.camera import Camera
 from pose_reloc.errors import SettingsError
-from pose_reloc.geometry import is_rigid, pose_from_network, pose_residual
+from pose_reloc.geometry import is_rigid, network_residual, pose_from_network
 from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner
@@ -281,9 +281,8 @@ class Relocalizer:
         lengths = math.hypot(*w_t_c.tolist()), math.hypot(*c_q_w.tolist())
         if not all(map(math.isfinite, lengths)) or lengths[1] < 1e-6:
             return _NOWHERE.copy(), coarse.covariance(np.nan, np.zeros(6))
-        pose = pose_from_network(w_t_c, c_q_w)
-        offset = pose_residual(pose_from_network(neighbour[:3], neighbour[3:]), pose)
-        return pose, coarse.covariance(distance[0], offset)
+        offset = network_residual(neighbour[:3], neighbour[3:], w_t_c, c_q_w)
+        return pose_from_network(w_t_c, c_q_w), coarse.covariance(distance[0], offset)
 
 
 def _guesses(prior: PosePrior | None, regressed: np.ndarray) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ is `geometry.pose_residual`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,28 +49,32 @@ class CoarseCalibration:
         if not all(np.isfinite(x) and x > 0 for x in values):
             raise ValueError(f'a calibration must be positive and finite, got {values}')
 
-    def covariance(self, distance, offset) -> np.ndarray:
-        """Covariances (..., 6, 6) of regressed poses, positive definite and finite.
+    def covariance(self, distance: float, offset_6) -> np.ndarray:
+        """Covariance (6, 6) of a regressed pose, positive definite and finite.
 
         Args:
-            distance: (...), of their images, see `network.most_similar`. Where it or the offset is
-                not finite, it counts as the greatest possible, and the offset as nothing.
-            offset: (..., 6), `geometry.pose_residual` from the pose of the most similar training
-                image to the regressed one.
+            distance: of its image, see `network.most_similar`. Where it or the offset is not
+                finite, it counts as the greatest possible, and the offset as nothing.
+            offset_6: `geometry.pose_residual` of the regressed pose and that of the most similar
+                training image, in either direction.
         """
-        distance, offset = np.asarray(distance, np.float64), np.asarray(offset, np.float64)
-        known = np.isfinite(distance) & np.isfinite(offset).all(axis=-1)
-        distance = np.where(known, distance, GREATEST_DISTANCE)
-        offset = np.where(known[..., None], offset, 0.0)
+        # In Python's numbers: with the caches full of a network, arrays take three times as long.
+        distance, offset = float(distance), [float(x) for x in offset_6]
+        if not (math.isfinite(distance) and all(map(math.isfinite, offset))):
+            distance, offset = GREATEST_DISTANCE, [0.0] * 6
         growth = 1 + (distance / self.usual_distance) ** _POWER
-        result = np.zeros((*distance.shape, 6, 6))
-        sigmas = self.position_m, self.rotation_rad
-        usual_offsets = self.usual_offset_m, self.usual_offset_rad
-        for i, sigma, usual in zip((0, 3), sigmas, usual_offsets, strict=True):
-            e = offset[..., i : i + 3] * (sigma / usual)
-            alike = (growth * sigma**2)[..., None, None] * np.eye(3)
-            along = _DISAGREEMENT * e[..., :, None] * e[..., None, :]
-            result[..., i : i + 3, i : i + 3] = alike + along
+        result = np.zeros((6, 6))
+        for i, sigma, usual in (
+            (0, self.position_m, self.usual_offset_m),
+            (3, self.rotation_rad, self.usual_offset_rad),
+        ):
+            a, b, c = (x * math.sqrt(_DISAGREEMENT) * sigma / usual for x in offset[i : i + 3])
+            alike = growth * sigma * sigma
+            result[i : i + 3, i : i + 3] = (
+                (alike + a * a, a * b, a * c),
+                (a * b, alike + b * b, b * c),
+                (a * c, b * c, alike + c * c),
+            )
         return result
 
     def formula(self, distance: str, offset: str) -> str:

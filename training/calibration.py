@@ -138,7 +138,8 @@ def fit_coarse(
     usual = np.maximum(
         [np.median(distance_N), *offsets], [_LEAST_DISTANCE, _LEAST_OFFSET, _LEAST_OFFSET]
     ).tolist()
-    unit_N66 = CoarseCalibration(1.0, 1.0, *usual).covariance(distance_N, offset_N6)
+    unit = CoarseCalibration(1.0, 1.0, *usual)
+    unit_N66 = np.array([unit.covariance(*of) for of in zip(distance_N, offset_N6, strict=True)])
     freedom = 3 * blocks
     sigmas = []
     for part in parts:

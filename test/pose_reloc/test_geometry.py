@@ -146,6 +146,21 @@ def test_residual_by_hand():
     np.testing.assert_allclose(g.pose_residual(true, estimate), [0, 0.1, 0, 0, 0, 0.2], atol=1e-14)
 
 
+def test_residual_of_quaternions_is_that_of_the_poses():
+    """Of any length and sign, also of equal poses, small turns and turns of almost 180 deg."""
+    rng = np.random.default_rng(9)
+    estimate, size = random_poses(60, 9), np.repeat([0.0, 1e-9, 1e-3, 1.0, 3.0, 3.141], 10)
+    residual = rng.normal(size=(60, 6))
+    residual[:, 3:] *= (size / np.linalg.norm(residual[:, 3:], axis=1))[:, None]
+    true = g.perturb_pose(estimate, residual)
+    for T, E, expected in zip(true, estimate, residual, strict=True):
+        (t, q), (s, p) = g.network_from_pose(T), g.network_from_pose(E)
+        for a, b in ((1, 1), (-2, 1), (0.3, -7)):
+            np.testing.assert_allclose(g.network_residual(t, a * q, s, b * p), expected, atol=1e-8)
+            found = g.pose_residual(T, E)
+            np.testing.assert_allclose(g.network_residual(t, a * q, s, b * p), found, atol=1e-8)
+
+
 def test_residual_is_exponential_and_round_trips():
     rng = np.random.default_rng(6)
     estimate = random_poses(50, 6)

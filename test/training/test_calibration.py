@@ -63,7 +63,7 @@ def test_known_errors_are_found():
     # Every image is most like the first one that it may be compared with.
     first = np.where(BLOCKS == 0, BLOCK * 2, 0)
     offset = pose_residual(truth[first], perturb_pose(truth, residual))[HELD_OUT]
-    covariance = found.calibration.covariance(0.5, offset)
+    covariance = np.array([found.calibration.covariance(0.5, e) for e in offset])
     squared = nees(residual[HELD_OUT], covariance)
     assert squared.mean() == pytest.approx(6, rel=0.1)
     assert nees(residual[HELD_OUT, :3], covariance[:, :3, :3]).mean() == pytest.approx(3, rel=0.1)
@@ -152,12 +152,16 @@ def recording(rng, blocks, per_block=10, dof=None, common=0.0):
         unit *= np.sqrt((dof - 2) / rng.chisquare(dof, size=(frames, 1)))
     # The median of |x|^2 of three Gaussians is that of a chi2.
     offset = rng.normal(size=(frames, 6)) * ([0.4] * 3 + [0.3] * 3) / np.sqrt(chi2.median(3))
-    half = np.linalg.cholesky(TRUTH.covariance(distance, offset))
+    half = np.linalg.cholesky(covariances(TRUTH, distance, offset))
     return (half @ unit[..., None])[..., 0], distance, offset
 
 
+def covariances(calibration, distance, offset):
+    return np.array([calibration.covariance(*of) for of in zip(distance, offset, strict=True)])
+
+
 def squared_errors(calibration, residual, distance, offset):
-    return nees(residual, calibration.covariance(distance, offset))
+    return nees(residual, covariances(calibration, distance, offset))
 
 
 def everything(count):
