@@ -17,6 +17,7 @@ from training.commands.map import (
 )
 
 if TYPE_CHECKING:  # torch, which --help does not wait for
+    from training.datasets import Sample
     from training.settings import TrainSettings
 
 HELP = 'Trains a scene model on the training split of a dataset and writes one scene file.'
@@ -120,6 +121,27 @@ def settings_from(args) -> TrainSettings:
     return load_preset(args.preset).with_values(values)
 
 
+def _with_fitting_batch(args, settings: TrainSettings, samples: list[Sample]) -> TrainSettings:
+    """The settings; of a recording too short for the preset's batch, with half of its images."""
+    import numpy as np
+
+    from training.held_out import held_out_blocks
+    from training.processes import leads
+    from training.settings import parse_assignments
+
+    if args.batch is not None or 'batch' in parse_assignments(args.set):
+        return settings
+    poses = np.array([sample.world_T_camera for sample in samples])
+    sequences = [sample.sequence for sample in samples]
+    images = int((~held_out_blocks(poses, sequences, settings.validation)).sum())
+    if images >= settings.batch:
+        return settings
+    fitting = max(1, images // 2)
+    if leads():
+        print(f'note: batches of {fitting} instead of {settings.batch}: there are {images} images')
+    return settings.changed(batch=fitting)
+
+
 def run(args) -> int:
     """Trains and writes the scene file."""
     from training.build import build_scene, check_origin, with_landmarks
@@ -135,6 +157,8 @@ def run(args) -> int:
     if leads():
         for note in [*dataset.notes, *dataset.warnings]:
             print(f'note: {note}')
+    settings = _with_fitting_batch(args, settings, dataset.train)
+    if leads():
         print(
             f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
             f'{settings.loss.name} loss, {_budget(settings)}'

@@ -145,6 +145,19 @@ def test_resume_with_other_settings_names_the_difference(room, preset, tmp_path,
     assert 'began with batch=8, now it is 4' in capsys.readouterr().err
 
 
+def test_a_recording_shorter_than_a_batch_is_trained_in_smaller_ones(room, tmp_path, capsys):
+    preset = tmp_path / 'large.yaml'
+    preset.write_text(FAST.replace('batch: 8', 'batch: 64').replace('epochs: 3', 'epochs: 1'))
+    where = ['--dataset', '7scenes', '--path', str(room), '--preset', str(preset), '--no-report']
+    out = ['--out', str(tmp_path / 'a.scene'), '--no-map']
+    assert main(['train', *where, *out]) == 0
+    recipe = read_header(tmp_path / 'a.scene').recipe
+    batch = recipe['images'] // 2
+    assert f'batches of {batch} instead of 64' in capsys.readouterr().out
+    assert recipe['settings']['batch'] == batch
+    assert main(['train', *where, *out, '--set', 'batch=64']) == 2
+
+
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
