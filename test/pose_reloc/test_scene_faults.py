@@ -1,10 +1,12 @@
 """Scene files that were cut, flipped or made up, and disks that refuse to take them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import resource
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,27 +185,32 @@ def test_a_folder_and_a_pipe_are_no_scene_files(tmp_path):
             SceneModel.load(path)
 
 
-@pytest.fixture
-def disk_space():
-    """A function that limits the size of files that this process may write."""
+@contextlib.contextmanager
+def disk_space(size):
+    """Limits the size of files that this process may write, also of the log that pytest may write:
+    only as long as it lasts.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_after_any_number_of_bytes_keeps_the_old_file(
-    small_scene, path, disk_space
-):
+def test_a_disk_that_is_full_after_any_number_of_bytes_keeps_the_old_file(small_scene, path):
     before = path.read_bytes()
     changed = small_scene.with_map_T_scene(np.diag([-1.0, -1, 1, 1]))
     for size in (0, 1, 8, 4096, len(before) // 2, len(before) - 1):
-        disk_space(size)
-        with pytest.raises(SceneError, match='cannot write .*small.scene: File too large'):
+        with (
+            disk_space(size),
+            pytest.raises(SceneError, match='cannot write .*small.scene: File too large'),
+        ):
             changed.save(path)
         assert path.read_bytes() == before
         assert os.listdir(path.parent) == ['small.scene']
-    disk_space(len(before))
-    changed.save(path)
+    with disk_space(len(before)):
+        changed.save(path)
     assert SceneModel.load(path).map_T_scene[0, 0] == -1
 
 
@@ -216,7 +223,8 @@ def test_an_error_at_any_step_of_saving_keeps_the_old_file(call, small_scene, pa
         done.append(call)
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(os, call, fails)
+    # Not of os: Python 3.10's Path remembers those of its start.
+    monkeypatch.setattr(os if call == 'fsync' else Path, call, fails)
     if call == 'rename':  # not used: replace() is what is atomic
         small_scene.save(path)
         assert not done

@@ -1,6 +1,7 @@
 """The benchmarks: how costs are compared, and that every benchmark runs. No time is judged."""
 
 import json
+import sys
 import time
 from dataclasses import replace
 
@@ -245,3 +246,20 @@ def test_the_device_must_exist(tmp_path):
     arguments = type('Arguments', (), {'device': 'cuda:99', 'out': str(tmp_path)})
     with pytest.raises(SettingsError, match='cuda:99'):
         _settings(arguments)
+
+
+def test_without_ros_the_node_is_left_out_or_asked_for_in_a_sentence(monkeypatch, tmp_path, capsys):
+    measured = []
+    monkeypatch.setattr('training.commands.bench.find_spec', lambda name: None)
+    monkeypatch.setattr(
+        'training.benchmarks.run_benchmark', lambda name, _: measured.append(name) or []
+    )
+    assert main(['bench', '--out', str(tmp_path)]) == 0
+    assert 'startup' in measured and 'node' not in measured
+    assert 'Without node' in capsys.readouterr().out
+    assert 'Without node' in (tmp_path / 'bench.md').read_text()
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, 'pose_reloc.ros.player', None)  # as if rclpy were missing
+    assert main(['bench', 'node', '--quick', '--out', str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert 'needs ROS 2' in error and 'Traceback' not in error

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pose_reloc.camera import Camera
+from pose_reloc.errors import SettingsError
 from training.benchmarks.measure import Case, CaseError, Measured, Role, Timed, interleave
 from training.benchmarks.table import Bar, Table, find
 from training.benchmarks.workload import BenchSettings, untrained_scene
@@ -61,8 +62,14 @@ def run(settings: BenchSettings) -> list[Table]:
 
 def _measure(settings: BenchSettings, size, compressed: bool, rates) -> tuple:
     """The latencies of one size and transport at all rates, and the seconds per pose at 30 Hz."""
-    from pose_reloc.ros.player import NodeProcess
-    from pose_reloc.ros.probe import FloorProcess, Probe
+    try:
+        from pose_reloc.ros.player import NodeProcess
+        from pose_reloc.ros.probe import FloorProcess, Probe
+    except ImportError as error:
+        raise SettingsError(
+            f'the benchmark node needs ROS 2, which cannot be imported ({error}): source a ROS 2 '
+            'distribution, or name other benchmarks'
+        ) from error
 
     width, height = size
     camera = Camera(width, height, 0.9 * width, 0.9 * width, width / 2, height / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 
 from pose_reloc.errors import SettingsError
@@ -74,6 +75,10 @@ def run(args) -> int:
     }
     texts = [_heading(report)]
     print(texts[0])
+    if not args.names and not find_spec('rclpy'):
+        names.remove('node')
+        texts.append('Without node: ROS 2 cannot be imported here.\n')
+        print(texts[-1])
     for name in names:
         for table in run_benchmark(name, settings):
             print(f'\n{table.text()}', flush=True)
