@@ -229,9 +229,8 @@ def _two_places(rng, away=30.0):
     return points, descriptors, replace(landmarks, points=there)
 
 
-def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
-    rng = np.random.default_rng(12)
-    points, descriptors, landmarks = _two_places(rng)
+def _relocalizer(tiny_scene, landmarks):
+    """Of a scene of two training images, which are the keyframes of these landmarks."""
     scene = replace(
         tiny_scene,
         train_world_T_camera=landmarks.poses,
@@ -239,7 +238,13 @@ def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
         train_frames=tiny_scene.train_frames % 2,
         landmarks=landmarks,
     )
-    relocalizer = Relocalizer(scene, 'cpu', backend='torch')
+    return Relocalizer(scene, 'cpu', backend='torch')
+
+
+def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
+    rng = np.random.default_rng(12)
+    points, descriptors, landmarks = _two_places(rng)
+    relocalizer = _relocalizer(tiny_scene, landmarks)
     truth = perturb_pose(np.eye(4), np.array([0.2, -0.1, 0.1, 0.05, -0.08, 0.03]))
     query = _query(rng, points, descriptors, truth, 0.5, 0.2)
     image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
@@ -261,14 +266,7 @@ def test_a_prior_tells_two_places_that_look_the_same_apart(tiny_scene):
 def test_a_refused_answer_tells_whether_landmarks_gave_it(tiny_scene, monkeypatch):
     rng = np.random.default_rng(12)
     points, descriptors, landmarks = _two_places(rng)
-    scene = replace(
-        tiny_scene,
-        train_world_T_camera=landmarks.poses,
-        start_features=tiny_scene.start_features[:2],
-        train_frames=tiny_scene.train_frames % 2,
-        landmarks=landmarks,
-    )
-    relocalizer = Relocalizer(scene, 'cpu', backend='torch')
+    relocalizer = _relocalizer(tiny_scene, landmarks)
     query = _query(rng, points, descriptors, np.eye(4), 0.5, 0.2)
     image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
     elsewhere = PosePrior(pose_matrix(np.eye(3), [3.0, 0, 0]), 1e-4 * np.eye(6))
@@ -283,14 +281,7 @@ def test_a_refused_answer_tells_whether_landmarks_gave_it(tiny_scene, monkeypatc
 
 def test_warming_up_refines_too(tiny_scene):
     landmarks = _two_places(np.random.default_rng(16))[2]
-    scene = replace(
-        tiny_scene,
-        train_world_T_camera=landmarks.poses,
-        start_features=tiny_scene.start_features[:2],
-        train_frames=tiny_scene.train_frames % 2,
-        landmarks=landmarks,
-    )
-    relocalizer = Relocalizer(scene, 'cpu', backend='torch')
+    relocalizer = _relocalizer(tiny_scene, landmarks)
     extract, seen = relocalizer._refiner._features.extract, []
     relocalizer._refiner._features.extract = lambda image: seen.append(extract(image)) or seen[-1]
     assert relocalizer.warm_up(runs=2) > 0
