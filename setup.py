@@ -107,7 +107,7 @@ setup(
     entry_points={
         'console_scripts': [
             f'{PACKAGE} = pose_reloc.cli:main',
-            'reloc_node = pose_reloc.ros.node:main',
+            'reloc_node = pose_reloc.ros.process:main',
         ],
     },
     zip_safe=True,

@@ -68,7 +68,11 @@ def main(argv: list[str] | None = None) -> int:
             command.set_defaults(execute=module.run)
         else:
             commands.add_parser(name, help=text)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command, whose usage lists the options there are
+        commands.choices.get(args.command, parser).error(
+            f'unrecognized arguments: {" ".join(unknown)}'
+        )
     if args.version:
         from pose_reloc import __version__
 

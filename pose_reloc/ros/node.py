@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
 import time
 from dataclasses import replace
-from typing import NoReturn
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 from tf2_msgs.msg import TFMessage
 
 from pose_reloc.errors import PoseRelocError, SettingsError
@@ -50,7 +44,6 @@ from pose_reloc.ros.pipeline import (
     is_gpu_error,
 )
 from pose_reloc.ros.publication import Publication, describe
-from pose_reloc.ros.signals import on_stop_signals
 from pose_reloc.ros.subscription import CameraInfoSubscription, ImageSubscription, image_topics
 from pose_reloc.ros.tf_output import TfOutput
 from pose_reloc.ros.transforms import TransformSender, open_transforms, static_qos
@@ -443,61 +436,3 @@ class RelocNode(LifecycleNode):
 
 def _stamp(frame: Frame) -> int:
     return stamp_ns(frame.message.header.stamp)
-
-
-def main(args=None) -> NoReturn:
-    """`reloc_node`: ends its process with 0 after SIGINT or SIGTERM, with 2 if it cannot start.
-
-    It ends at once when the node is closed. Python would spend a second of computing, many on a
-    busy robot, to put torch and its like away, and `ros2 launch` kills what takes too long.
-    """
-    code = _run(args)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _run(args) -> int:
-    """Runs the node until it is told to end; returns the exit code."""
-    stop = Future()
-    on_stop_signals(lambda: stop.set_result(None))
-    # rclpy's own handlers would shut the context down under the threads that still use it.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = None
-    try:
-        node = RelocNode()
-        if node.get_parameter('autostart').value and not node.start():
-            return 2
-        _spin(node, stop)
-    except PoseRelocError as error:
-        print(f'reloc_node: {error}', file=sys.stderr)
-        return 2
-    except ExternalShutdownException:
-        pass
-    finally:
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
-        # Only when nothing refers to them any more does DDS take leave; else others believe for
-        # 20 s that the node is there.
-        node = None
-        gc.collect()
-    return 0
-
-
-def _spin(node: RelocNode, stop: Future) -> None:
-    """Executes callbacks until `stop` is done or the context is shut down."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    while rclpy.ok() and not stop.done():
-        try:
-            executor.spin_until_future_complete(stop)
-        except ExternalShutdownException:
-            raise
-        except Exception as error:  # Humble raises from an impossible lifecycle request
-            node.get_logger().error(f'{type(error).__name__} in a callback: {error}')
-    executor.remove_node(node)
-
-
-if __name__ == '__main__':
-    main()

@@ -89,7 +89,7 @@ class NodeProcess:
 
     def __init__(self, parameters: dict, remappings: dict[str, str]):
         self._previous = None
-        command = [sys.executable, '-m', 'pose_reloc.ros.node', '--ros-args']
+        command = [sys.executable, '-m', 'pose_reloc.ros.process', '--ros-args']
         for name, value in {'use_sim_time': True, **parameters}.items():
             text = str(value).lower() if isinstance(value, bool) else f'{value}'
             command += ['-p', f'{name}:={text!r}' if isinstance(value, str) else f'{name}:={text}']

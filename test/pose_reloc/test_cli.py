@@ -55,3 +55,11 @@ def test_bad_usage_is_exit_code_2(arguments):
     except SystemExit as stop:
         code = stop.code
     assert code == 2
+
+
+def test_an_unknown_option_is_refused_with_the_options_of_the_command(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        main(['export', '--scene', 'a.scene', '--out', 'a.onnx', '--into', 'b'])
+    error = capsys.readouterr().err
+    assert '--format {onnx,openvino}' in error
+    assert 'pose_reloc export: error: unrecognized arguments: --into b' in error

@@ -24,12 +24,10 @@ from training.datasets import Dataset, Sample
 from training.datasets.calibration import CameraSource, camera_source
 from training.datasets.depth import DepthImage
 from training.datasets.files import existing_image, image_size
+from training.datasets.jumps import is_jump
 from training.datasets.text import read_lines
 
 _DEPTH_UNIT_M = 1 / 5000
-# Metres and radians per second. Poses that are faster by this than those before or after were
-# corrected (a relocalization): nobody was half-way. A steady drive is no jump.
-_JUMP = np.array([10.0, np.deg2rad(720)])
 
 
 @dataclass(frozen=True)
@@ -177,14 +175,12 @@ def _read_trajectory(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _jumps(times_N, poses_N44) -> np.ndarray:
-    """Which steps (N - 1,) from a pose to the next are jumps (see `_JUMP`)."""
+    """Which steps (N - 1,) from a pose to the next are jumps."""
     steps = np.stack(pose_error(poses_N44[:-1], poses_N44[1:]), axis=1)
     with np.errstate(divide='ignore', invalid='ignore'):  # poses may share a time
         speeds = steps / np.diff(times_N)[:, None]
-        # The slower side counts: one jump may follow another.
         padded = np.pad(speeds, ((1, 1), (0, 0)), constant_values=np.nan)
-        around = np.nan_to_num(np.fmin(padded[:-2], padded[2:]))
-        return (speeds - around > _JUMP).any(axis=1)
+        return is_jump(speeds, padded[:-2], padded[2:]).any(axis=1)
 
 
 def _pose_at(time: float, times_N, poses_N44, jumps_N, max_gap: float) -> np.ndarray | None:

@@ -15,7 +15,7 @@ pytest.importorskip('rclpy', reason='needs rclpy')
 WITH_FAKE = """
 import sys
 import numpy as np
-from pose_reloc.ros import node
+from pose_reloc.ros import node, process
 
 sys.path.insert(0, {folder!r})
 from conftest import FakeRelocalizer
@@ -23,7 +23,7 @@ from conftest import FakeRelocalizer
 fake = FakeRelocalizer([np.eye(4)], np.eye(6))
 init = node.RelocNode.__init__
 node.RelocNode.__init__ = lambda self: init(self, load=lambda s: fake, check=lambda s: None)
-node.main()
+process.main()
 """
 
 
@@ -149,7 +149,7 @@ def test_a_node_that_was_killed_is_simply_started_again(wait):
 )
 def test_what_it_cannot_start_with_is_said_in_a_sentence(arguments, sentence):
     process = subprocess.run(
-        [sys.executable, '-m', 'pose_reloc.ros.node', '--ros-args', *arguments],
+        [sys.executable, '-m', 'pose_reloc.ros.process', '--ros-args', *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -158,3 +158,15 @@ def test_what_it_cannot_start_with_is_said_in_a_sentence(arguments, sentence):
     assert process.returncode == 2
     assert sentence in output
     assert 'Traceback' not in output
+
+
+def test_without_ros_it_says_what_is_missing():
+    code = (
+        'import sys; sys.modules["rclpy"] = None; from pose_reloc.ros.process import main; main()'
+    )
+    process = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 2
+    assert process.stderr.startswith('reloc_node: needs ROS 2, which cannot be imported (')
+    assert 'Traceback' not in process.stderr

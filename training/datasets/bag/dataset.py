@@ -22,9 +22,10 @@ from training.datasets.bag.picking import (
     PickedDepth,
     pick,
 )
-from training.datasets.bag.poses import JUMP, MAX_GAP_S
+from training.datasets.bag.poses import MAX_GAP_S
 from training.datasets.bag.reading import largest_file, shared_bag
 from training.datasets.bag.selection import moved, sharp, sharpness_of_all
+from training.datasets.jumps import JUMP
 
 _DEPTH_TOLERANCE_S = 0.02  # an image and its depth are at most this far apart
 

@@ -11,6 +11,7 @@ import numpy as np
 from pose_reloc.geometry import pose_residual
 from pose_reloc.ros.messages import matrix_from_pose
 from pose_reloc.ros.transforms import TransformError, TransformTree
+from training.datasets.jumps import JUMP, is_jump
 
 # Message type -> how to reach its geometry_msgs/Pose.
 POSE_TYPES = {
@@ -23,9 +24,6 @@ _ROUNDING_S = 1e-3
 MAX_GAP_S = 0.3
 # Words in the name of a topic that holds the truth; 'ground_truth' is two words.
 _TRUTH = {'truth', 'groundtruth', 'gt'}
-# Metres and radians per second. Poses that are suddenly faster by this than those around them were
-# corrected (a loop closure, a relocalization): nobody was half-way. A steady drive is no jump.
-JUMP = np.array([10.0, np.deg2rad(720)])
 _TICK = 1_000_000  # nanoseconds over which a velocity is measured
 
 
@@ -66,17 +64,17 @@ class Truth:
             return None
 
     def jumps_at(self, stamp: int) -> bool:
-        """True inside a step between two poses that is a jump (see `JUMP`), not a motion."""
+        """True inside a step between two poses that is a jump, not a motion."""
         after = self._velocity(stamp)
         speed = _norms(after)
         if not (speed > JUMP).any():
             return False
         # Where the velocity changes, a pose was measured: that is not inside a step.
         change = _norms(after - self._velocity(stamp - _TICK))
-        # No step is longer than `gap`. The slower side counts: one jump may follow another.
+        # No step is longer than `gap`.
         gap = round(self.max_gap_s * 1e9) + _TICK
         around = [_norms(self._velocity(stamp + side)) for side in (-gap, gap)]
-        jump = (speed - np.fmin(*around) > JUMP) & (change < speed / 2)
+        jump = is_jump(speed, *around) & (change < speed / 2)
         return bool(jump.any())
 
     def _velocity(self, start: int) -> np.ndarray:
