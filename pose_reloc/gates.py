@@ -12,21 +12,36 @@ from pose_reloc.geometry import pose_error, pose_residual
 
 @dataclass(frozen=True)
 class GateSettings:
-    """Thresholds of the gates; one default each, all overridable."""
+    """Thresholds of the gates, all of them parameters of the node too.
 
-    min_brightness: float = 6.0  # mean grey level (0..255) below which an image is too dark
-    min_contrast: float = 3.0  # standard deviation of the grey levels below which it is empty
-    min_sharpness: float = 0.05  # see `sharpness`; a Gaussian blur of 1 % of the width has 0.05
-    max_disagreement_rad: float = np.deg2rad(30)  # of landmarks and network, where neither proves
-    max_distance_m: float = 3.0  # from the nearest training camera; beyond lies unmapped space
-    max_prior_distance: float = 5.0  # Mahalanobis distance from the prior, if there is one
-    max_sigma_m: float = 10.0  # largest standard deviation of a position worth publishing
+    Attributes:
+        min_inliers: landmarks that must agree on a pose to make it REFINED.
+        min_brightness: mean grey level (0..255) below which an image is too dark.
+        min_contrast: standard deviation of the grey levels below which it is empty.
+        min_sharpness: below, an image without landmarks is too blurred; see `sharpness`. A Gaussian
+            blur of 1 % of the width has 0.05.
+        max_disagreement_rad: of landmarks and network, where neither proves the pose.
+        max_distance_m: from the nearest training camera, beyond which lies unmapped space. None: as
+            far as that camera was from what it saw (median of the landmarks), at least 3 m.
+        max_sigma_m: standard deviation of a position, along its worst axis, still worth publishing.
+        max_prior_distance: Mahalanobis distance from the prior, if there is one.
+    """
+
+    min_inliers: int = 25
+    min_brightness: float = 6.0
+    min_contrast: float = 3.0
+    min_sharpness: float = 0.05
+    max_disagreement_rad: float = 0.5236  # 30 deg
+    max_distance_m: float | None = None
+    max_sigma_m: float = 10.0
+    max_prior_distance: float = 5.0
 
 
 # Every image gets an answer, as in the papers: to measure with, not to drive by.
 OPEN = GateSettings(
     min_brightness=0.0, min_contrast=0.0, max_distance_m=float('inf'), max_sigma_m=float('inf')
 )
+_LEAST_DISTANCE_M = 3.0  # a robot may pass a mapped room at its other side
 
 
 def image_reasons(image_HW3: np.ndarray, settings: GateSettings) -> list[str]:
@@ -116,17 +131,31 @@ def mahalanobis(a_world_T_camera, a_covariance_66, b_world_T_camera, b_covarianc
     return float(np.sqrt(residual @ np.linalg.solve(a_covariance_66 + b_covariance_66, residual)))
 
 
-def pose_reasons(world_T_camera, train_centres_N3, settings: GateSettings) -> list[str]:
+def pose_reasons(world_T_camera, covariance_66, train_centres_N3, limit_m: float) -> list[str]:
     """Why this camera pose (4, 4) cannot be believed; empty if it can.
 
     Args:
         world_T_camera: (4, 4), may hold NaN.
+        covariance_66: its rms error in position is allowed for.
         train_centres_N3: where the training images were taken.
-        settings: see GateSettings.
+        limit_m: see `max_distance`.
     """
     if not np.isfinite(world_T_camera).all():
         return ['not_finite']
+    limit_m += np.sqrt(covariance_66[:3, :3].trace())
     offsets_N3 = train_centres_N3 - world_T_camera[:3, 3]
-    if (offsets_N3 * offsets_N3).sum(axis=1).min() > settings.max_distance_m**2:
+    if (offsets_N3 * offsets_N3).sum(axis=1).min() > limit_m**2:
         return ['outside_map']
     return []
+
+
+def max_distance(viewing_distance_m: float, settings: GateSettings) -> float:
+    """How far from all training cameras a pose may lie, metres.
+
+    Args:
+        viewing_distance_m: see `LandmarkMap.viewing_distance`; 0 without landmarks.
+        settings: see GateSettings.
+    """
+    if settings.max_distance_m is not None:
+        return settings.max_distance_m
+    return max(_LEAST_DISTANCE_M, viewing_distance_m)

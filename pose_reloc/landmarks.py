@@ -119,6 +119,11 @@ class LandmarkMap:
         local = (self.points[part] - pose[:3, 3]) @ pose[:3, :3]
         return Features(camera.project(local), self.descriptors[part])
 
+    def viewing_distance(self) -> float:
+        """From how far keyframes see their landmarks (median), metres."""
+        offset_KS3 = self._sampled_KS3 - self.poses[:, None, :3, 3]
+        return float(np.median(np.linalg.norm(offset_KS3, axis=2)))
+
     def near(self, world_T_camera: np.ndarray, camera: Camera, count: int) -> np.ndarray:
         """Keyframes (at most `count`) that see what this view sees, best first."""
         some = self._reach.candidates(world_T_camera, camera)

@@ -15,6 +15,7 @@ import torch
 
 from pose_reloc.camera import Camera
 from pose_reloc.features import Features, open_features
+from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import invert_pose, quaternion_from_rotation
 from pose_reloc.landmarks import LandmarkMap, global_descriptor
 from pose_reloc.pnp import CameraFit, PnpProblem, robust_sigma
@@ -31,7 +32,7 @@ class RefineSettings:
     ratio: float = 0.9  # nearest over second nearest descriptor distance
     max_error_px: float = 8.0  # reprojection error of an inlier, at f = 500
     loss_px: float = 3.0  # scale of the Cauchy loss of the final optimisation, at f = 500
-    min_inliers: int = 25  # fewer prove nothing
+    min_inliers: int = GateSettings.min_inliers  # fewer prove nothing
     min_points: int = 20  # distinct pixels among the inliers: one may match many keyframes
     min_point_ratio: float = 0.05  # of these to all features: of more, more agree by chance
     min_inlier_ratio: float = 0.1  # of the matches with the best keyframes

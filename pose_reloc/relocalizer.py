@@ -18,7 +18,7 @@ from pose_reloc.errors import SettingsError
 from pose_reloc.geometry import is_rigid, network_residual, pose_from_network
 from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
-from pose_reloc.refine import Refiner
+from pose_reloc.refine import Refiner, RefineSettings
 from pose_reloc.scene import SceneModel
 from pose_reloc.uncertainty import checked_covariance
 
@@ -138,12 +138,26 @@ class Relocalizer:
     ):
         self.scene = scene
         self.backend = open_backend(scene, device, precision, backend)
-        self.gate_settings = gate_settings
         self._refiner = self._drift = None
         if refine and scene.landmarks:
             self._refiner = Refiner(scene.landmarks, device=self.backend.device)
             self._drift = scene.landmarks.drift(scene.train_world_T_camera)
+        self.gate_settings = gate_settings
         self._train_centres = np.ascontiguousarray(scene.train_world_T_camera[:, :3, 3])
+
+    @property
+    def gate_settings(self) -> gates.GateSettings:
+        """When an answer is refused; may be changed between two images."""
+        return self._gate_settings
+
+    @gate_settings.setter
+    def gate_settings(self, settings: gates.GateSettings) -> None:
+        self._gate_settings = settings
+        landmarks = self.scene.landmarks
+        usual = landmarks.viewing_distance() if landmarks else 0.0
+        self._max_distance_m = gates.max_distance(usual, settings)
+        if self._refiner:
+            self._refiner.settings = RefineSettings(min_inliers=settings.min_inliers)
 
     @classmethod
     def load(
@@ -153,6 +167,7 @@ class Relocalizer:
         precision: str = 'auto',
         refine: bool = True,
         backend: str = 'auto',
+        gate_settings: gates.GateSettings = gates.GateSettings(),
     ) -> Relocalizer:
         """Loads a scene file onto a device.
 
@@ -163,12 +178,13 @@ class Relocalizer:
             refine: False answers with the regressed pose alone.
             backend: the engine that runs the network, of `backends.BACKENDS`, or 'auto': the
                 fastest that is installed.
+            gate_settings: when an answer is refused.
 
         Raises:
             SceneError: the file cannot be used.
             SettingsError: the device, precision or backend does not exist here.
         """
-        return cls(SceneModel.load(path), device, precision, refine=refine, backend=backend)
+        return cls(SceneModel.load(path), device, precision, gate_settings, refine, backend)
 
     def describe(self) -> str:
         """What runs the network, and why, for people."""
@@ -246,7 +262,7 @@ class Relocalizer:
                 ) or gates.unconfirmed_reasons(evidence.vote, regressed, self.gate_settings)
         refined = status is Status.REFINED
         timings['refine'] = time.perf_counter() - start - timings['preprocess'] - timings['infer']
-        reasons += gates.pose_reasons(pose, self._train_centres, self.gate_settings)
+        reasons += gates.pose_reasons(pose, covariance, self._train_centres, self._max_distance_m)
         if not reasons:
             believed = (prior.world_T_camera, prior.covariance_66) if prior else (None, None)
             reasons += gates.estimate_reasons(pose, covariance, *believed, self.gate_settings)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pose_reloc.errors import SettingsError
+from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import (
     pose_matrix,
     quaternion_from_rotation,
@@ -100,6 +101,53 @@ class NodeSettings:
         'contradicts it is refused until three others agree that the robot is elsewhere (REFINED '
         'ones, in a scene with landmarks).',
     )
+    min_inliers: int = _parameter(
+        GateSettings.min_inliers,
+        'Landmarks that must agree on a pose to make it REFINED. With fewer than 25, a wrong pose '
+        'may be refined now and then.',
+        low=6, high=1000, dynamic=True,
+    )  # fmt: skip
+    min_brightness: float = _parameter(
+        GateSettings.min_brightness,
+        'Images with a mean grey level below this are refused: too_dark (0 to 255).',
+        low=0.0, high=255.0, dynamic=True,
+    )  # fmt: skip
+    min_contrast: float = _parameter(
+        GateSettings.min_contrast,
+        'Images whose grey levels have a standard deviation below this are refused: empty.',
+        low=0.0, high=255.0, dynamic=True,
+    )  # fmt: skip
+    min_sharpness: float = _parameter(
+        GateSettings.min_sharpness,
+        'Images without landmarks that are less sharp are refused: blurred. A Gaussian blur of 1 % '
+        'of the width has 0.05, a sharp image several times as much.',
+        low=0.0, high=10.0, dynamic=True,
+    )  # fmt: skip
+    max_disagreement: float = _parameter(
+        GateSettings.max_disagreement_rad,
+        'Where too few landmarks agree, the pose of the network is refused unless the few look the '
+        'same way within this angle: unconfirmed (rad).',
+        low=0.0, high=math.pi, dynamic=True,
+    )  # fmt: skip
+    max_distance: float = _parameter(
+        0.0,
+        'A pose farther than this from where every training image was taken is refused: '
+        'outside_map (m; vague poses may be farther). 0: as far as those images were from what '
+        'they show (median of the landmarks), at least 3 m.',
+        low=0.0, high=1e6, dynamic=True,
+    )  # fmt: skip
+    max_sigma: float = _parameter(
+        GateSettings.max_sigma_m,
+        'A pose whose position has a greater standard deviation, along its worst axis, is refused: '
+        'too_vague (m).',
+        low=1e-3, high=1e6, dynamic=True,
+    )  # fmt: skip
+    max_prior_distance: float = _parameter(
+        GateSettings.max_prior_distance,
+        'A pose this many standard deviations (Mahalanobis distance) from where the robot is '
+        'believed to be is refused: contradicts_prior.',
+        low=0.1, high=1e6, dynamic=True,
+    )  # fmt: skip
     image_transport: str = _parameter(
         'raw',
         'Subscribe to `image` (raw) or to `image/compressed` (compressed).',
@@ -226,6 +274,20 @@ class NodeSettings:
                     f"tf_mode '{self.tf_mode}' would publish the transform '{self.map_frame}' -> "
                     f"'{getattr(self, name)}': give {name} a name of its own"
                 )
+
+    @property
+    def gates(self) -> GateSettings:
+        """The thresholds of the relocalizer."""
+        return GateSettings(
+            self.min_inliers,
+            self.min_brightness,
+            self.min_contrast,
+            self.min_sharpness,
+            self.max_disagreement,
+            self.max_distance or None,
+            self.max_sigma,
+            self.max_prior_distance,
+        )
 
 
 def _checked(item, value):

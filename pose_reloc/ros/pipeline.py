@@ -18,7 +18,7 @@ import numpy as np
 from pose_reloc.camera import Camera
 from pose_reloc.camera_check import CameraCheck
 from pose_reloc.errors import CameraError, PoseRelocError
-from pose_reloc.gates import GateSettings, mahalanobis
+from pose_reloc.gates import mahalanobis
 from pose_reloc.geometry import invert_pose
 from pose_reloc.ros.diagnostics import Notices, Outcome
 from pose_reloc.ros.messages import (
@@ -397,13 +397,20 @@ class Pipeline:
     def _estimate(self, image, camera: Camera, prior):
         """What the relocalizer says; on the CPU from now on if its GPU has just failed."""
         try:
-            return self._relocalizer.localize(image, camera, prior)
+            return self._gated().localize(image, camera, prior)
         except Exception as error:
             if not (is_gpu_error(error) and self._on_cpu):
                 raise
         self._relocalizer = self._on_cpu()
         self._on_cpu = None
-        return self._relocalizer.localize(image, camera, prior)
+        return self._gated().localize(image, camera, prior)
+
+    def _gated(self):
+        """The relocalizer, with the gates as they are set now."""
+        gates = self.settings.gates
+        if self._relocalizer.gate_settings != gates:
+            self._relocalizer.gate_settings = gates
+        return self._relocalizer
 
     def _check(self, camera: Camera, estimate) -> None:
         """Says when many answers agree that the camera cannot be what camera_info says."""
@@ -449,7 +456,7 @@ class Pipeline:
         if carried is None:
             return None
         apart = mahalanobis(carried.map_T_base, carried.covariance_66, map_T_base, covariance_66)
-        if apart > GateSettings().max_prior_distance:
+        if apart > self.settings.max_prior_distance:
             # The track, or a person who pointed at the map, has overruled odometry.
             self._odometry.clear()
             return None

@@ -12,6 +12,7 @@ from pose_reloc.gates import (
     estimate_reasons,
     image_reasons,
     mahalanobis,
+    max_distance,
     pose_reasons,
     sharpness,
     unconfirmed_reasons,
@@ -99,10 +100,22 @@ def test_a_pose_by_chance_is_not_confirmed():
 
 
 def test_unmapped_space_is_named():
-    train = np.zeros((3, 3))
-    for metres, reasons in ((2.9, []), (3.1, ['outside_map'])):
+    train, vague = np.zeros((3, 3)), np.diag(np.r_[np.full(3, 4 / 3), np.zeros(3)])
+    for metres, covariance, reasons in (
+        (2.9, np.zeros((6, 6)), []),
+        (3.1, np.zeros((6, 6)), ['outside_map']),
+        (4.9, vague, []),
+        (5.1, vague, ['outside_map']),
+    ):
         pose = perturb_pose(np.eye(4), [0, 0, metres, 0, 0, 0])
-        assert pose_reasons(pose, train, SETTINGS) == reasons
+        assert pose_reasons(pose, covariance, train, 3.0) == reasons
+
+
+def test_mapped_space_reaches_as_far_as_landmarks_were_seen_from():
+    """In a courtyard of 40 m an image may be taken 6 m beside all others, in a room 3 m."""
+    assert max_distance(0.0, SETTINGS) == max_distance(1.9, SETTINGS) == 3.0
+    assert max_distance(37.0, SETTINGS) == 37.0
+    assert max_distance(37.0, replace(SETTINGS, max_distance_m=1.0)) == 1.0
 
 
 @pytest.fixture(scope='module')
@@ -176,6 +189,19 @@ def test_images_of_something_else_are_lost(relocalizer, room):
     assert reasons['white'] == 'empty'
     assert reasons['blurred'] == 'blurred'
     assert reasons['noise'] == reasons['clouds'] == 'unfamiliar'
+
+
+def test_gates_may_be_set_between_two_images(relocalizer, room):
+    image = open_dataset('7scenes', room).test[0].load_image()
+    assert relocalizer.localize(image).status is Status.REFINED
+    for strict in (
+        replace(SETTINGS, min_inliers=10**6), replace(SETTINGS, max_distance_m=0.01),
+        replace(SETTINGS, max_sigma_m=1e-9), replace(SETTINGS, min_contrast=200.0),
+    ):  # fmt: skip
+        relocalizer.gate_settings = strict
+        assert relocalizer.localize(image).status is not Status.REFINED, strict
+    relocalizer.gate_settings = SETTINGS
+    assert relocalizer.localize(image).status is Status.REFINED
 
 
 def test_the_room_in_a_mirror_is_never_refined(relocalizer, room):

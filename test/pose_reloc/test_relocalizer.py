@@ -75,10 +75,10 @@ def test_open_gates_answer_every_image(tiny_scene):
 
 
 def test_gates_pass_what_is_good(image):
-    centres = np.zeros((2, 3))
+    exact, centres = np.zeros((6, 6)), np.zeros((2, 3))
     assert image_reasons(image, GateSettings()) == []
-    assert pose_reasons(np.eye(4), centres, GateSettings()) == []
-    assert pose_reasons(np.full((4, 4), np.nan), centres, GateSettings()) == ['not_finite']
+    assert pose_reasons(np.eye(4), exact, centres, 3.0) == []
+    assert pose_reasons(np.full((4, 4), np.nan), exact, centres, 3.0) == ['not_finite']
 
 
 def test_image_of_another_size_than_its_camera_is_refused(tiny_scene, image):

@@ -57,7 +57,7 @@ class FakeRelocalizer:
         self.scene = SimpleNamespace(header=header, map_T_scene=map_T_scene)
         self.poses, self.covariance_66 = poses, covariance_66
         self.gate = gate
-        self.matches = self.camera_fit = None
+        self.matches = self.camera_fit = self.gate_settings = None
         self.status = 'REFINED'
         self.seen, self.cameras, self.priors = [], [], []
 

@@ -9,6 +9,7 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from pose_reloc.errors import SettingsError
+from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import pose_matrix
 from pose_reloc.ros import parameters
 from pose_reloc.ros.parameters import NodeSettings, transform_from_text, transform_text
@@ -37,6 +38,18 @@ def test_reloc_yaml_holds_every_parameter_at_its_default():
 def test_every_parameter_is_described():
     for item in fields(NodeSettings):
         assert item.metadata['description'].endswith('.'), item.name
+
+
+def test_the_gates_of_the_relocalizer_are_parameters():
+    assert NodeSettings().gates == GateSettings()
+    changed = NodeSettings(
+        min_inliers=30, min_brightness=1.0, min_contrast=2.0, min_sharpness=0.1,
+        max_disagreement=0.25, max_distance=4.0, max_sigma=5.0, max_prior_distance=6.0,
+    )  # fmt: skip
+    assert changed.gates == GateSettings(
+        min_inliers=30, min_brightness=1.0, min_contrast=2.0, min_sharpness=0.1,
+        max_disagreement_rad=0.25, max_distance_m=4.0, max_sigma_m=5.0, max_prior_distance=6.0,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize('item', RANGED, ids=lambda item: item.name)

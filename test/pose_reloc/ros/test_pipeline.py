@@ -2,11 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import invert_pose
 from pose_reloc.pnp import CameraFit
 from pose_reloc.ros.diagnostics import Outcome
@@ -97,6 +99,8 @@ def test_the_fake_speaks_as_the_relocalizer_does(make_fake):
     estimate = make_fake([np.eye(4)], np.eye(6)).localize(np.zeros((1, 1, 3), np.uint8))
     assert [f.name for f in fields(estimate)] == [f.name for f in fields(PoseEstimate)]
     parameters = signature(Relocalizer.localize).parameters
+    assert hasattr(make_fake([np.eye(4)], np.eye(6)), 'gate_settings')
+    assert isinstance(Relocalizer.gate_settings, property)
     # Positions, not names, are what the pipeline relies on.
     assert len(signature(make_fake.localize).parameters) == len(parameters) == 4
 
@@ -158,6 +162,16 @@ def test_a_message_without_a_stamp_or_a_crash_is_an_answer_too(make_fake, poses,
     assert 'a fault inside the relocalizer' in answer.sentence
     assert 'Traceback' in errors[1]
     assert process(pipeline, image(1)).outcome is Outcome.ANSWERED
+
+
+def test_gates_that_are_changed_hold_for_the_next_image(make_fake, poses, said):
+    fake = make_fake(poses, np.eye(6))
+    pipeline = make_pipeline(fake, said)
+    process(pipeline, image())
+    assert fake.gate_settings == GateSettings()
+    pipeline.settings = replace(pipeline.settings, min_inliers=40)
+    process(pipeline, image())
+    assert fake.gate_settings == GateSettings(min_inliers=40)
 
 
 def test_an_answer_that_is_not_finite_is_not_published(make_fake, poses, said):
