@@ -80,7 +80,7 @@ def build_scene(
             'python': platform.python_version(),
             **{module.__name__: module.__version__ for module in (cv2, np, torch, torchvision)},
         },
-        'covariance': 'held-out frames' if held_out.any() else 'the spread of the training poses',
+        'covariance': 'held-out frames' if held_out.any() else 'as any pose of the scene',
     }
     coarse = calibrate_coarse(
         result.network,
@@ -148,6 +148,19 @@ def with_landmarks(
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
     header = replace(scene.header, recipe=recipe, calibration=rehearsal.calibration())
     return replace(scene, header=header)
+
+
+def with_fitting_batch(settings: TrainSettings, samples: list[Sample]) -> TrainSettings:
+    """The settings; of a recording too short for their batch, with batches of half its images."""
+    poses = np.array([sample.world_T_camera for sample in samples])
+    sequences = [sample.sequence for sample in samples]
+    images = int((~held_out_blocks(poses, sequences, settings.validation)).sum())
+    if images >= settings.batch:
+        return settings
+    fitting = max(1, images // 2)
+    if leads():
+        print(f'note: batches of {fitting} instead of {settings.batch}: there are {images} images')
+    return settings.changed(batch=fitting)
 
 
 def check_origin(samples: list[Sample]) -> None:

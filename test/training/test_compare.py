@@ -270,3 +270,10 @@ def test_mistakes_are_sentences_and_exit_code_2(place, capsys, options, sentence
     assert run(place, *options) == 2
     error = capsys.readouterr().err
     assert sentence in error and 'Traceback' not in error
+
+
+def test_fewer_images_than_a_batch_are_compared_in_smaller_ones(place, capsys):
+    preset = place / 'tiny.yaml'
+    preset.write_text(preset.read_text().replace('batch: 4', 'batch: 64'))
+    assert run(place, '--losses', 'posenet', '--epochs', '1') == 0
+    assert 'instead of 64' in capsys.readouterr().out

@@ -50,6 +50,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Compares and prints the table."""
+    from training.build import with_fitting_batch
     from training.compare import CAMBRIDGE_THRESHOLDS, ROOM_THRESHOLDS, compare
 
     losses = _losses(args.losses)
@@ -57,6 +58,7 @@ def run(args) -> int:
     dataset = open_from(args)
     for warning in dataset.warnings:
         print(f'note: {warning}')
+    settings = with_fitting_batch(settings, dataset.split('train'))
     folder = Path(args.out).expanduser()
     thresholds = CAMBRIDGE_THRESHOLDS if args.dataset == 'cambridge' else ROOM_THRESHOLDS
     try:

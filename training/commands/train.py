@@ -121,33 +121,13 @@ def settings_from(args) -> TrainSettings:
     return load_preset(args.preset).with_values(values)
 
 
-def _with_fitting_batch(args, settings: TrainSettings, samples: list[Sample]) -> TrainSettings:
-    """The settings; of a recording too short for the preset's batch, with half of its images."""
-    import numpy as np
-
-    from training.held_out import held_out_blocks
-    from training.processes import leads
-    from training.settings import parse_assignments
-
-    if args.batch is not None or 'batch' in parse_assignments(args.set):
-        return settings
-    poses = np.array([sample.world_T_camera for sample in samples])
-    sequences = [sample.sequence for sample in samples]
-    images = int((~held_out_blocks(poses, sequences, settings.validation)).sum())
-    if images >= settings.batch:
-        return settings
-    fitting = max(1, images // 2)
-    if leads():
-        print(f'note: batches of {fitting} instead of {settings.batch}: there are {images} images')
-    return settings.changed(batch=fitting)
-
-
 def run(args) -> int:
     """Trains and writes the scene file."""
-    from training.build import build_scene, check_origin, with_landmarks
+    from training.build import build_scene, check_origin, with_fitting_batch, with_landmarks
     from training.mapping import build_map
     from training.processes import leads
     from training.seen_points import lacks_depth, with_seen_points
+    from training.settings import parse_assignments
 
     out = scene_file(args.out)
     settings = settings_from(args)
@@ -157,7 +137,8 @@ def run(args) -> int:
     if leads():
         for note in [*dataset.notes, *dataset.warnings]:
             print(f'note: {note}')
-    settings = _with_fitting_batch(args, settings, dataset.train)
+    if args.batch is None and 'batch' not in parse_assignments(args.set):
+        settings = with_fitting_batch(settings, dataset.train)
     if leads():
         print(
             f'{dataset.name}: {len(dataset.train)} training images, {settings.network.backbone}, '
@@ -199,7 +180,7 @@ def run(args) -> int:
             f'{last["median_position_m"]:.2f} m, {last["median_rotation_deg"]:.1f} deg'
         )
     else:
-        print('no held-out frames: the covariance is the spread of the training poses')
+        print('no held-out frames: regressed poses are stated as uncertain as any of the scene')
     if not args.no_report:
         _report(scene, dataset, settings, out, folder)
     return 0

@@ -130,7 +130,10 @@ class Dataset:
         """
         samples = {'train': self.train, 'test': self.test}[name]
         if not samples:
-            raise DatasetError(f'dataset {self.name} has no images in its {name} split')
+            text = f'dataset {self.name} has no images in its {name} split'
+            if name == 'test':
+                text += ' (give --test-path ANOTHER_BAG; evaluate also takes --split train)'
+            raise DatasetError(text)
         return samples
 
 
