@@ -17,7 +17,6 @@ from training.commands.map import (
 )
 
 if TYPE_CHECKING:  # torch, which --help does not wait for
-    from training.datasets import Sample
     from training.settings import TrainSettings
 
 HELP = 'Trains a scene model on the training split of a dataset and writes one scene file.'
