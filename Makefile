@@ -54,7 +54,7 @@ soak: env  ## kill training 60 times, run the node for half an hour: one hour
 docs: env  ## build the documentation as a web site in site/
 	@$(VENV)/bin/mkdocs build --strict --quiet
 
-bench: env  ## measure speed and memory on this machine: half an hour; writes bench/bench.md
+bench: env  ## measure speed and memory on this machine: 20 to 30 minutes; writes bench/bench.md
 	@$(VENV)/bin/pose_reloc bench $(BENCH_ARGS)
 
 clean:  ## remove what demo, test, bench and colcon wrote; .venv stays (remove it: rm -rf .venv)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-# Chosen on blocks of 45 red kitchen training frames held out (docs/benchmarks.md).
+# Chosen on blocks of 45 red kitchen training frames held out (docs/experiments.md).
 _LENGTH_M = 0.8
 _LENGTH_RAD = np.deg2rad(45.0)
 # Variance of the noise over that of the field, to choose from. Less than the first only says that

@@ -27,7 +27,7 @@ class CoarseCalibration:
 
     A network errs most where it has seen nothing alike; and where it answers another place than
     that of the image it finds most alike, one of the two is wrong, so that the error is likely to
-    lie along what separates them. Power and weight were found by trying; see docs/benchmarks.md
+    lie along what separates them. Power and weight were found by trying; see docs/experiments.md
     for what else was tried.
 
     Attributes:

@@ -174,7 +174,7 @@ def cautious_mean(values_N: np.ndarray, blocks_N: np.ndarray) -> float:
 
     The standard error is that of a mean over clusters (Liang & Zeger 1986). Half of it, because
     it costs a robot more to be told too small an error than too large a one; how much was chosen
-    by the coverage of test answers (docs/benchmarks.md).
+    by the coverage of test answers (docs/experiments.md).
     """
     values_N = bounded(values_N)
     mean = values_N.mean()
