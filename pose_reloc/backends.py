@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
+import threading
 import time
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 
-from pose_reloc.errors import SceneError, SettingsError
+from pose_reloc.errors import DeviceError, SceneError, SettingsError, install_hint
 from pose_reloc.export import INPUT, OUTPUTS, NetworkSource, cache_folder
 from pose_reloc.files import write_atomically
 from pose_reloc.scene import SceneModel
@@ -26,6 +30,7 @@ PRECISIONS = ('float32', 'bfloat16', 'float16')
 # How long the calls of the engines that are compared may take in all.
 _MEASURE_SECONDS = 1.0
 _MEASURE_ROUNDS = 15
+_TF32_SWITCH = threading.Lock()
 
 
 class Regression(NamedTuple):
@@ -58,7 +63,6 @@ class Backend:
 
     name = ''
     package = 'torch'  # that must be installed
-    extra = ''  # of this project, that installs it
     devices = ('cpu', 'cuda')
     precisions = PRECISIONS
     quick = True  # to open: 'auto' tries it
@@ -75,7 +79,11 @@ class Backend:
 
 
 class TorchBackend(Backend):
-    """PyTorch, eager. Always there."""
+    """PyTorch, eager. Always there.
+
+    On a GPU float32 is what it says: PyTorch's own default computes convolutions in TF32, which
+    rounds to 10 bits and moves a regressed pose by a centimetre. For speed there is half precision.
+    """
 
     name = 'torch'
 
@@ -87,13 +95,17 @@ class TorchBackend(Backend):
         if precision != 'float32':
             _lower(module.network, getattr(torch, precision))
         self._module = module.to(device, memory_format=torch.channels_last)
+        exact = precision == 'float32' and device.type == 'cuda'
+        self._arithmetic = _without_tf32 if exact else nullcontext
 
     def __call__(self, image_BHW3: np.ndarray) -> Regression:
         import torch
 
         with torch.inference_mode():
             image = torch.from_numpy(image_BHW3).to(self.device)
-            return Regression(*(x.cpu().numpy() for x in self._module(image)))
+            with self._arithmetic():
+                answer = self._module(image)
+            return Regression(*(x.cpu().numpy() for x in answer))
 
 
 class CompiledBackend(TorchBackend):
@@ -114,9 +126,7 @@ class CompiledBackend(TorchBackend):
         try:
             self(nothing)
         except Exception as error:  # no compiler, or one of the many kinds that it raises
-            raise SettingsError(
-                f'torch.compile does not work here: {_first_line(error)}'
-            ) from error
+            raise SettingsError(f'torch.compile does not work here: {first_line(error)}') from error
 
 
 class CudaGraphBackend(TorchBackend):
@@ -135,12 +145,13 @@ class CudaGraphBackend(TorchBackend):
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.device(device):
+        with torch.inference_mode(), torch.cuda.device(device), self._arithmetic():
             with torch.cuda.stream(stream):
                 for _ in range(3):  # libraries choose kernels and allocate before they are recorded
                     self._joined()
             torch.cuda.current_stream(device).wait_stream(stream)
-            with torch.cuda.graph(self._graph):
+            # PyTorch's own stream for recording stays on the GPU of the first graph.
+            with torch.cuda.graph(self._graph, stream=stream):
                 self._answer = self._joined()
 
     def _joined(self):
@@ -164,7 +175,6 @@ class OnnxRuntimeBackend(Backend):
 
     name = 'onnxruntime'
     package = 'onnxruntime'
-    extra = 'onnx'
     precisions = ('float32',)
 
     def __init__(self, source: NetworkSource, device, precision: str):
@@ -190,7 +200,8 @@ class OnnxRuntimeBackend(Backend):
 
     def _provider(self) -> tuple[str, dict]:
         if self.device.type == 'cuda':
-            return 'CUDAExecutionProvider', {'device_id': self.device.index or 0}
+            # TF32: see TorchBackend.
+            return 'CUDAExecutionProvider', {'device_id': self.device.index or 0, 'use_tf32': 0}
         return 'CPUExecutionProvider', {}
 
     def __call__(self, image_BHW3: np.ndarray) -> Regression:
@@ -198,7 +209,11 @@ class OnnxRuntimeBackend(Backend):
 
 
 class TensorRtBackend(OnnxRuntimeBackend):
-    """TensorRT, by ONNX Runtime's provider. Building takes minutes; the result is kept."""
+    """TensorRT, by ONNX Runtime's provider. Building takes minutes; the result is kept.
+
+    Its float32 is TF32 where the GPU has that, unless the environment says NVIDIA_TF32_OVERRIDE=0:
+    the provider has no option for it.
+    """
 
     name = 'tensorrt'
     devices = ('cuda',)
@@ -215,11 +230,14 @@ class TensorRtBackend(OnnxRuntimeBackend):
 
 
 class OpenVinoBackend(Backend):
-    """OpenVINO, on the CPU."""
+    """OpenVINO, on the CPU.
+
+    In half precision it rounds its answers too: bfloat16 knows 0.25 m at 50 m, which matters where
+    translations are not normalised.
+    """
 
     name = 'openvino'
     package = 'openvino'
-    extra = 'openvino'
     devices = ('cpu',)
 
     def __init__(self, source: NetworkSource, device, precision: str):
@@ -317,7 +335,7 @@ def _fastest(source: NetworkSource, device, precision: str) -> Backend:
     ranking = sorted(seconds, key=seconds.get)
     fastest.choice = 'fastest of ' + ', '.join(f'{n} {1e3 * seconds[n]:.1f} ms' for n in ranking)
     for name, error in failures.items():
-        fastest.choice += f'; {name} does not work here: {_first_line(error)}'
+        fastest.choice += f'; {name} does not work here: {first_line(error)}'
     return fastest
 
 
@@ -385,7 +403,7 @@ def obstacle(backend: str, device, precision: str) -> str:
     """Why a backend cannot be used so; empty where nothing is known to speak against it."""
     kind = BACKENDS[backend]
     if not find_spec(kind.package):
-        return f"needs {kind.package}; install it: pip install 'pose_reloc[{kind.extra}]'"
+        return f'needs {kind.package}; install it: {install_hint("onnx", kind.package)}'
     if device.type not in kind.devices:
         return f'computes on {" or ".join(kind.devices)}, not on {device.type}'
     if precision not in kind.precisions:
@@ -394,23 +412,63 @@ def obstacle(backend: str, device, precision: str) -> str:
 
 
 def choose_device(name: str):
-    """The torch device of this name; 'auto' takes a GPU if there is one.
+    """The torch device of this name, a GPU with its number.
+
+    'auto' takes a GPU if there is one, and the CPU, with a note to the user, where that GPU is full
+    or fails.
 
     Raises:
+        DeviceError: there is such a GPU, but it is full or fails.
         SettingsError: no such device here.
     """
     import torch
 
     if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+        if not torch.cuda.is_available():
+            return torch.device('cpu')
+        try:
+            return choose_device('cuda')
+        except DeviceError as error:
+            reason = first_line(error.__cause__)
+            _note(f'the GPU cannot be used ({reason}); the CPU is used instead')
+            return torch.device('cpu')
+    there = False  # such a GPU, in working order or not
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        if device.type == 'cuda' and torch.cuda.is_available():
+            there = device.index in (None, *range(torch.cuda.device_count()))
+        one = torch.ones(1, device=device)
+        (one + 1).item()  # PyTorch is built with kernels for some GPUs only
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(
-            f"device {name!r} cannot be used here ({_first_line(error)}); use 'auto' or 'cpu'"
-        ) from error
-    return device
+        problem = f"device '{name}' cannot be used here ({first_line(error)})"
+        if there:
+            raise DeviceError(f"{problem}; use 'cpu'") from error
+        raise SettingsError(f"{problem}; use 'auto' or 'cpu'") from error
+    return one.device
+
+
+@cache  # a command asks for its device several times
+def _note(sentence: str) -> None:
+    print(f'note: {sentence}', file=sys.stderr)
+
+
+@contextmanager
+def _without_tf32():
+    """cuDNN computes float32 in float32. The switch is one for the process, and is put back."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    with _TF32_SWITCH:  # or two threads put back what the other has set
+        try:
+            before = cudnn.allow_tf32
+        except RuntimeError:  # the user has chosen for each kind of layer: that stands
+            yield
+            return
+        cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32 = before
 
 
 def _choose_precision(name: str, device) -> str:
@@ -424,14 +482,20 @@ def _choose_precision(name: str, device) -> str:
 
 
 def _lower(network, dtype) -> None:
-    """Weights of a `PoseRegressor` to half precision, in place; statistics and units stay exact."""
+    """Weights of a `PoseRegressor` to half precision, in place; statistics and units stay exact.
+
+    So does the last layer: its outputs may be metres from an origin far away.
+    """
     from torch.nn.modules.batchnorm import _BatchNorm
 
+    last = network.head[-1]
+    exact = [last, *(x for x in network.backbone.modules() if isinstance(x, _BatchNorm))]
+    states = [layer.state_dict() for layer in exact]
     for part in (network.backbone, network.head):
         part.to(dtype)
-        for layer in part.modules():
-            if isinstance(layer, _BatchNorm):
-                layer.float()
+    for layer, state in zip(exact, states, strict=True):
+        layer.float().load_state_dict(state)
+    last.register_forward_pre_hook(lambda layer, given: (given[0].float(),))
 
 
 def _version(package: str) -> str:
@@ -441,5 +505,6 @@ def _version(package: str) -> str:
         return ''
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without its details; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from pose_reloc.geometry import pose_residual
+
 # Chosen on blocks of 45 red kitchen training frames held out (docs/experiments.md).
-_LENGTH_M = 0.8
-_LENGTH_RAD = np.deg2rad(45.0)
+_LENGTH_M = 0.85
+_LENGTH_RAD = np.deg2rad(60.0)
 # Variance of the noise over that of the field, to choose from. Less than the first only says that
 # consecutive frames err alike: with it, the stated error no longer fits at every distance.
 _NOISES = np.geomspace(0.01, 1.0, 5)
@@ -40,9 +42,7 @@ class DriftField:
     given: np.ndarray
 
     def __post_init__(self):
-        R = self.given[:, :3, :3] @ self.adjusted[:, :3, :3].transpose(0, 2, 1)
-        offset = self.given[:, :3, 3] - self.adjusted[:, :3, 3]
-        y_M6 = np.concatenate([offset, Rotation.from_matrix(R).as_rotvec()], axis=1)
+        y_M6 = pose_residual(self.given, self.adjusted)
         values_M, vectors_MM = np.linalg.eigh(_kernel(self.adjusted, self.adjusted))
         projected_M6 = vectors_MM.T @ y_M6
         fits = [_Fit.of(values_M, projected_M6, noise) for noise in _NOISES]

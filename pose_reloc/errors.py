@@ -3,6 +3,8 @@
 The command line prints them as one sentence and exits with code 2; a traceback is a bug.
 """
 
+import shlex
+
 
 class PoseRelocError(Exception):
     """Base of every error that bad input or a bad setting can cause."""
@@ -28,9 +30,25 @@ class SettingsError(PoseRelocError):
     """A setting or parameter has a value that cannot work."""
 
 
+class DeviceError(SettingsError):
+    """A GPU is there, but full, or gone, or PyTorch cannot compute on it."""
+
+
 class WeightsError(PoseRelocError):
     """Backbone weights cannot be had, or do not fit the backbone."""
 
 
 class TrainingError(PoseRelocError):
     """Training cannot start or cannot go on."""
+
+
+def install_hint(*packages: str) -> str:
+    """The command that installs packages, for an error's sentence.
+
+    Where NumPy is older than 2, as on ROS distributions, pip would bring a new one with many
+    packages, and what was built for the old one (cv2, Matplotlib, ROS messages) would break.
+    """
+    import numpy
+
+    kept = [f'numpy=={numpy.__version__}'] if numpy.__version__.startswith('1.') else []
+    return shlex.join(['pip', 'install', *packages, *kept])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_reloc.errors import SceneError, SettingsError
+from pose_reloc.errors import SceneError, SettingsError, install_hint
 from pose_reloc.files import write_atomically
 from pose_reloc.geometry import network_from_pose
 from pose_reloc.scene import SceneModel
@@ -59,11 +59,12 @@ def _homeless_folder() -> Path:
     return Path(os.devnull) / 'pose_reloc'
 
 
-def require(package: str, extra: str) -> None:
-    """Raises SettingsError where a package is missing that an extra of this project installs."""
-    if not find_spec(package):
+def require(*packages: str) -> None:
+    """Raises SettingsError where packages are missing."""
+    missing = [package for package in packages if not find_spec(package)]
+    if missing:
         raise SettingsError(
-            f"the package {package} is not installed; install it: pip install 'pose_reloc[{extra}]'"
+            f'{" and ".join(missing)} must be installed first: {install_hint(*missing)}'
         )
 
 
@@ -148,7 +149,7 @@ class NetworkSource:
     def _convert(self) -> bytes:
         import torch
 
-        require('onnx', 'onnx')  # torch's exporter needs it
+        require('onnx')  # torch's exporter needs it
         # The older of torch's two exporters: 0.4 s instead of 4 s, for the same graph.
         older = {'dynamo': False} if 'dynamo' in signature(torch.onnx.export).parameters else {}
         written = io.BytesIO()
@@ -201,7 +202,7 @@ def write_onnx(scene: SceneModel, path: Path, batch: int = 1) -> None:
         SceneError: the file cannot be written.
     """
     data = NetworkSource(scene, batch).onnx()
-    require('onnx', 'onnx')
+    require('onnx')
     import onnx
 
     model = onnx.load_from_string(data)
@@ -216,7 +217,7 @@ def write_openvino(scene: SceneModel, path: Path, batch: int = 1) -> None:
         SettingsError: OpenVINO is not installed, or the file has another ending.
         SceneError: the files cannot be written.
     """
-    require('openvino', 'openvino')
+    require('openvino', 'onnx')
     import openvino
 
     if path.suffix != '.xml':

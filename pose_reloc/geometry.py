@@ -59,10 +59,25 @@ def _rotation_rows(w, x, y, z):
 
 def quaternion_from_rotation(R):
     """Unit quaternions `q_wxyz` (..., 4) with w >= 0 of rotation matrices (..., 3, 3)."""
-    R = np.asarray(R, dtype=np.float64)
-    q_xyzw = Rotation.from_matrix(R.reshape(-1, 3, 3)).as_quat()
-    q_wxyz = wxyz_from_xyzw(q_xyzw).reshape(R.shape[:-2] + (4,))
+    q_wxyz = wxyz_from_xyzw(_each(lambda R: Rotation.from_matrix(R).as_quat(), R, 2, (4,)))
     return np.where(q_wxyz[..., :1] < 0, -q_wxyz, q_wxyz)
+
+
+def _each(convert, values, dimensions: int, shape: tuple[int, ...]):
+    """convert(values (N, ...)) -> (N, *shape) for any leading dimensions, also for N = 0.
+
+    Args:
+        convert: by scipy, whose rotations refuse N = 0 and arrays that cannot be written (1.11),
+            and more than one leading dimension.
+        values: to convert.
+        dimensions: of one of the values.
+        shape: of one of the results.
+    """
+    values = np.array(values, dtype=np.float64)
+    batch, one = values.shape[:-dimensions], values.shape[-dimensions:]
+    if not values.size:
+        return np.zeros((*batch, *shape))
+    return convert(values.reshape(-1, *one)).reshape(*batch, *shape)
 
 
 def project_to_so3(M):
@@ -155,7 +170,7 @@ def pose_residual(a_T_true, a_T_estimate):
     a_T_true = np.asarray(a_T_true, dtype=np.float64)
     a_T_estimate = np.asarray(a_T_estimate, dtype=np.float64)
     dR = a_T_true[..., :3, :3] @ np.swapaxes(a_T_estimate[..., :3, :3], -1, -2)
-    w = Rotation.from_matrix(dR.reshape(-1, 3, 3)).as_rotvec().reshape(dR.shape[:-2] + (3,))
+    w = _each(lambda R: Rotation.from_matrix(R).as_rotvec(), dR, 2, (3,))
     return np.concatenate([a_T_true[..., :3, 3] - a_T_estimate[..., :3, 3], w], axis=-1)
 
 
@@ -185,8 +200,7 @@ def perturb_pose(a_T_estimate, residual):
     """Inverse of `pose_residual`: the pose (..., 4, 4) that has this residual (..., 6)."""
     residual = np.asarray(residual, dtype=np.float64)
     a_T_estimate = np.asarray(a_T_estimate, dtype=np.float64)
-    flat = Rotation.from_rotvec(residual[..., 3:].reshape(-1, 3)).as_matrix()
-    dR = flat.reshape(residual.shape[:-1] + (3, 3))
+    dR = _each(lambda w: Rotation.from_rotvec(w).as_matrix(), residual[..., 3:], 1, (3, 3))
     return pose_matrix(dR @ a_T_estimate[..., :3, :3], a_T_estimate[..., :3, 3] + residual[..., :3])
 
 

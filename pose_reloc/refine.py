@@ -18,7 +18,7 @@ from pose_reloc.features import Features, open_features
 from pose_reloc.gates import GateSettings
 from pose_reloc.geometry import invert_pose, quaternion_from_rotation
 from pose_reloc.landmarks import LandmarkMap, global_descriptor
-from pose_reloc.pnp import CameraFit, PnpProblem, robust_sigma
+from pose_reloc.pnp import FAR, CameraFit, PnpProblem, robust_sigma
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RefineSettings:
     near: int = 2  # keyframes by view overlap with each guess
     alike: int = 2  # keyframes by global descriptor
     second_try: int = 4  # times as many of both, where these do not give a pose
-    around: int = 6  # keyframes by view overlap with the first solution
+    around: int = 4  # keyframes by view overlap with the first solution
     ratio: float = 0.9  # nearest over second nearest descriptor distance
     max_error_px: float = 8.0  # reprojection error of an inlier, at f = 500
     loss_px: float = 3.0  # scale of the Cauchy loss of the final optimisation, at f = 500
@@ -155,6 +155,7 @@ class Refiner:
         pose = again[0] if self._proves(again) else pose
         pose, problem = self._optimise(query, matches, pose)
         inlier = problem.error_N <= self.settings.max_error_px * query.pixel
+        inlier &= self._faces(matches, pose)
         uv = query.given_uv[matches.query[inlier]]
         distinct = np.unique(uv, axis=0)
         least = max(self.settings.min_points, self.settings.min_point_ratio * len(query.features))
@@ -221,18 +222,34 @@ class Refiner:
         inlier, settings = found[1], self.settings
         return inlier.sum() >= max(settings.min_inliers, settings.min_inlier_ratio * len(inlier))
 
+    def _faces(self, matches: _Matches, pose: np.ndarray) -> np.ndarray:
+        """Which matches (M,) are seen from the side that their keyframe saw.
+
+        Surfaces are opaque: from behind, as a mirrored image would have it, nobody sees them.
+        """
+        points = self.landmarks.points[matches.landmark]
+        there = points - self.landmarks.poses[matches.keyframe, :3, 3]
+        here = points - pose[:3, 3]
+        return np.einsum('mi,mi->m', there, here) > 0
+
     def _optimise(self, query: _Query, matches: _Matches, pose: np.ndarray):
-        """Robust optimisation over all matches: the pose, and the problem that it solves."""
+        """Robust optimisation: the pose, and the problem that it solves.
+
+        Matches that are far off already are left out: where they are the most, as of an image that
+        is half covered, even a robust loss would follow them.
+        """
         import poselib
 
         settings = self.settings
         uv = query.features.uv[matches.query]
         points = self.landmarks.points[matches.landmark].astype(np.float64)
         scale = settings.loss_px * query.pixel
+        problem = PnpProblem(uv, points, pose, query.camera, scale)
         for _ in range(2):
+            near = problem.error_N < FAR * scale
             found, _ = poselib.refine_absolute_pose(
-                uv,
-                points,
+                uv[near],
+                points[near],
                 _poselib_pose(pose),
                 query.camera_dict,
                 {'loss_type': 'CAUCHY', 'loss_scale': scale},

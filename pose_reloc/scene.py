@@ -21,7 +21,7 @@ from pose_reloc.geometry import is_rigid
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.uncertainty import CoarseCalibration
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _TENSORS = (
     'train_world_T_camera', 'start_features', 'train_features', 'train_frames', 'map_T_scene',
 )  # fmt: skip

@@ -15,6 +15,7 @@ from training.view_synthesis import (
     render_views,
     sample_light,
     sample_motion,
+    uploaded,
 )
 
 
@@ -26,10 +27,10 @@ class _Rows:
         self._all = torch.from_numpy(np.array(array)).to(device) if resident else None
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        """Rows (B, ...) of an index (B,) on the CPU."""
+        """Rows (..., *) of an index (...), see `Batches._index`."""
         if self._all is not None:
-            return self._all[index.to(self._device)]
-        return torch.from_numpy(self._array[index.numpy()]).to(self._device)
+            return self._all[index]
+        return uploaded(self._device, torch.from_numpy(self._array[index.numpy()]))[0]
 
 
 class Batches:
@@ -39,7 +40,8 @@ class Batches:
         cache: of the training split.
         device: of the batches.
         views: how new views are made; None gives the images themselves.
-        resident: whether the whole cache lies on the device; None: on a GPU where it fits.
+        resident: whether the whole cache lies on the device; None: on a GPU, where it takes no more
+            than a quarter of what is free: a step needs the rest.
     """
 
     def __init__(
@@ -57,17 +59,19 @@ class Batches:
         }
         if resident is None:
             size = sum(array.nbytes for array in arrays.values())
-            resident = device.type == 'cuda' and size < torch.cuda.mem_get_info(device)[0] // 2
+            resident = device.type == 'cuda' and size < torch.cuda.mem_get_info(device)[0] // 4
+        self._resident = resident
         rows = {name: _Rows(array, device, resident) for name, array in arrays.items()}
         self._images, self._depth = rows['images'], rows.get('depth')
         self._points, self._depth_range = rows.get('points'), rows.get('depth_range')
         self._world_T_camera = torch.from_numpy(cache.world_T_camera)
+        self._levels = torch.tensor([0.025, 0.975], device=device)  # of the points of a view
         if views and self._depth and views.sources > 1:
             self._neighbours = _neighbours(cache.world_T_camera)
 
     def images(self, index) -> torch.Tensor:
         """uint8 (B, H, W, 3) on the device."""
-        return self._images[torch.as_tensor(index)]
+        return self._images[self._index(torch.as_tensor(index))]
 
     def batch(
         self, index: torch.Tensor, progress: float, generator, share: slice = slice(None)
@@ -87,18 +91,23 @@ class Batches:
 
     def target(self, index: torch.Tensor) -> PoseTarget:
         """What is true of the images themselves."""
-        points = self._points and self._points[index]
+        rows = self._index(index)
+        points = self._points and self._points[rows]
         return self._pose_target(
             self._world_T_camera[index],
-            self._depth_range and self._depth_range[index].float(),
+            self._depth_range and self._depth_range[rows].float(),
             None if points is None else points.nan_to_num(),
             None if points is None else points.isfinite().all(-1),
         )
 
     def _pose_target(self, world_T_view_B44, *others) -> PoseTarget:
         w_t_c, c_q_w = network_from_pose(world_T_view_B44.numpy())
-        poses = (torch.from_numpy(x).float().to(self.device) for x in (w_t_c, c_q_w))
-        return PoseTarget(*poses, *others)
+        poses = (torch.from_numpy(x).float() for x in (w_t_c, c_q_w))
+        return PoseTarget(*uploaded(self.device, *poses), *others)
+
+    def _index(self, index: torch.Tensor) -> torch.Tensor:
+        """An index on the CPU, where the arrays lie."""
+        return uploaded(self.device, index)[0] if self._resident else index
 
     def _synthetic(
         self, index: torch.Tensor, views: ViewSettings, generator, share: slice
@@ -114,16 +123,16 @@ class Batches:
         light = sample_light(B, views, generator)
         world_T_view, sources, light = world_T_view[share], sources[share], light[share]
 
-        flat = sources.flatten()
-        image = self.images(flat).unflatten(0, sources.shape)
-        depth = self._depth[flat].unflatten(0, sources.shape) if has_depth else None
+        rows = self._index(sources)
+        depth = self._depth[rows] if has_depth else None
         # World coordinates can be large: poses relative to the view before going to float32.
         view_T_source = torch.linalg.solve(world_T_view[:, None], self._world_T_camera[sources])
-        view_T_source = view_T_source.float().to(self.device)
-        eye = torch.eye(4, device=self.device).expand(len(sources), 4, 4)
-        rendered, _ = render_views(image, depth, view_T_source, eye, self.cache.camera)
+        eye = torch.eye(4).expand(len(sources), 4, 4)
+        rendered, _ = render_views(
+            self._images[rows], depth, view_T_source.float(), eye, self.cache.camera
+        )
         rendered = change_light(rendered, light).permute(0, 2, 3, 1)
-        return normalize(rendered), self._view_target(world_T_view, sources)
+        return normalize(rendered), self._view_target(world_T_view, rows)
 
     def _other_sources(self, world_T_view, index, count: int, generator) -> torch.Tensor:
         """Further training images (B, count) that look where the views look."""
@@ -138,20 +147,24 @@ class Batches:
         best = score.topk(min(count, score.shape[1]), largest=False).indices
         return candidates[torch.arange(B)[:, None], best]
 
-    def _view_target(self, world_T_view: torch.Tensor, sources: torch.Tensor) -> PoseTarget:
-        """Pose, seen points and depth range of synthetic views, from the sources' points."""
+    def _view_target(self, world_T_view: torch.Tensor, rows: torch.Tensor) -> PoseTarget:
+        """Pose, seen points and depth range of synthetic views, from the points of their sources.
+
+        Args:
+            world_T_view: (B, 4, 4) on the CPU.
+            rows: index (B, S) of the sources, where the arrays lie.
+        """
         if self._points is None:
             return self._pose_target(world_T_view)
-        points = self._points[sources.flatten()].unflatten(0, sources.shape).flatten(1, 2)
-        pose = world_T_view.float().to(self.device)
+        points = self._points[rows].flatten(1, 2)
+        (pose,) = uploaded(self.device, world_T_view.float())
         x, y, z = ((points - pose[:, None, :3, 3]) @ pose[:, :3, :3]).unbind(-1)
         camera = self.cache.camera
         u = x / z.clamp(min=1e-3) * camera.fx + camera.cx
         v = y / z.clamp(min=1e-3) * camera.fy + camera.cy
         mask = (z > 0.05) & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height)
-        levels = torch.tensor([0.025, 0.975], device=self.device)
-        ranges = torch.nanquantile(torch.where(mask, z, torch.nan), levels, dim=1).T
-        own = self._depth_range[sources[:, 0]].float()
+        ranges = torch.nanquantile(torch.where(mask, z, torch.nan), self._levels, dim=1).T
+        own = self._depth_range[rows[:, 0]].float()
         ranges = torch.where(mask.sum(1, keepdim=True) < 16, own, ranges)
         return self._pose_target(world_T_view, ranges, points.nan_to_num(), mask)
 

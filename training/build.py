@@ -13,6 +13,7 @@ import torch
 import torchvision
 
 from pose_reloc import __version__
+from pose_reloc.backends import choose_device
 from pose_reloc.errors import DatasetError
 from pose_reloc.network import PoseRegressor
 from pose_reloc.scene import SceneHeader, SceneModel
@@ -144,7 +145,7 @@ def with_landmarks(
         )
     built = built or build_map(samples, settings)
     scene = replace(scene, landmarks=built.landmarks)
-    rehearsal = rehearse(built.landmarks, samples, built.tracks)
+    rehearsal = rehearse(built.landmarks, samples, built.tracks, choose_device(settings.device))
     recipe = scene.header.recipe | {'mapping': asdict(settings), 'rehearsal': rehearsal.summary()}
     header = replace(scene.header, recipe=recipe, calibration=rehearsal.calibration())
     return replace(scene, header=header)

@@ -124,9 +124,10 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """Writes compare.json, compare.md and compare.png."""
-        text, figure = json.dumps(self.to_json(), indent=1) + '\n', self.figure()
+        text = json.dumps(self.to_json(), indent=1) + '\n'
         write_file(folder / 'compare.json', lambda path: path.write_text(text))
         write_file(folder / 'compare.md', lambda path: path.write_text(self.markdown()))
+        figure = self.figure()  # last: the numbers stay where drawing fails
         write_file(folder / 'compare.png', lambda path: figure.savefig(path, dpi=150))
 
     def _cells(self, metrics: dict) -> list[str]:
@@ -176,7 +177,7 @@ def compare(
     def seen() -> Dataset:
         print('no depth: landmarks come first, to know how far away things are', flush=True)
         try:
-            landmarks = build_landmarks(train, MappingSettings())
+            landmarks = build_landmarks(train, MappingSettings(device=settings.device))
         except DatasetError as error:
             raise SettingsError(f'no depth, and no landmarks either: {error}') from error
         return replace(dataset, train=with_seen_points(train, landmarks))

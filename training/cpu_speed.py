@@ -65,11 +65,18 @@ class _Forward:
         self.layer = layer
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        weight, device = self.layer.weight, x.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        weight, dtype = self.layer.weight, _autocast_dtype()
+        if dtype:
             x, weight = x.to(dtype), weight.to(dtype)
         return _StridedDepthwise.apply(x, weight, self.layer.stride, self.layer.padding)
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    """That of autocast on the CPU; None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
+    # PyTorch before 2.4.
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 
 
 class _StridedDepthwise(torch.autograd.Function):

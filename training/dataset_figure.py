@@ -19,6 +19,7 @@ _TEST = '#e0601e'
 # Neighbours differ in hue and in lightness, so they also differ in grey and for the colour-blind.
 _TRAIN = ('#1769aa', '#2a9d8f', '#6a4c93', '#4fa3d9', '#1b6e5a', '#a06cd5', '#34587a', '#7fb069')
 _FLOOR = LinearSegmentedColormap.from_list('floor', ['#eef1f4', '#c3ccd5', '#8997a5'])
+_LEGEND_WIDTH = 100  # characters, 8 of them for each coloured line
 _WEDGE_TURN_DEG = 25.0  # a camera that turned by this much gets its own viewing wedge
 
 
@@ -32,8 +33,7 @@ def dataset_figure(dataset: Dataset, inspection: Inspection, title: str) -> Figu
     """
     samples = [*dataset.train, *dataset.test]
     view = floor_view([sample.world_T_camera for sample in samples])
-    figure = Figure(figsize=(10, 7.2), layout='constrained')
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15)
+    figure = Figure(figsize=(10, 7.2), constrained_layout={'w_pad': 0.15, 'h_pad': 0.15})
     axis = figure.add_subplot()
     xy = view.flat([sample.world_T_camera[:3, 3] for sample in samples])
     low, high = _limits(xy, view.flat(inspection.points_N3))
@@ -51,9 +51,16 @@ def dataset_figure(dataset: Dataset, inspection: Inspection, title: str) -> Figu
     axis.annotate(
         _subtitle(inspection), (0, 1), (0, 8), 'axes fraction', 'offset points', color=_SOFT
     )
-    columns = max(1, min(len(handles), 5))
-    figure.legend(
-        handles=handles, loc='outside lower center', ncols=columns, frameon=False, labelcolor=_INK
+    longest = max(len(handle.get_label()) for handle in handles)
+    # Below the axis, by 4 lines: its numbers and its label. ('outside' needs matplotlib 3.7.)
+    axis.legend(
+        handles=handles,
+        loc='upper center',
+        bbox_to_anchor=(0.5, 0),
+        borderaxespad=4,
+        ncol=max(1, min(len(handles), 5, _LEGEND_WIDTH // (8 + longest))),
+        frameon=False,
+        labelcolor=_INK,
     )
     return figure
 

@@ -50,7 +50,7 @@ def cumulative_figure(curves: dict[str, Errors], baselines: dict[str, Errors]) -
         axis.set_xlabel(_LABELS[which])
         _style(axis)
     axes[0].set_ylabel('% of frames within')
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', frameon=False)
+    axes[1].legend(loc='upper left', bbox_to_anchor=(1, 1), borderaxespad=1, frameon=False)
     return figure
 
 

@@ -74,11 +74,11 @@ class Learner:
             self._run = nn.parallel.DistributedDataParallel(
                 self._objective, find_unused_parameters=warm_up is not None
             )
-        self._optimizer = torch.optim.Adam(
-            self._objective.parameters(), lr=settings.learning_rate, eps=loss.adam_eps, fused=True
+        self._optimizer = _adam(
+            list(self._objective.parameters()), settings.learning_rate, loss.adam_eps
         )
         # Gradients of the homography loss near its minimum are smaller than float16 can hold.
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self._scaler = _grad_scaler(self.device.type, self.dtype == torch.float16)
 
     @property
     def evaluated(self) -> PoseRegressor:
@@ -140,7 +140,8 @@ class Learner:
         """Continues from what `state_dict` returned."""
         self._objective.load_state_dict(state['objective'])
         self._optimizer.load_state_dict(state['optimizer'])
-        self._scaler.load_state_dict(state['scaler'])
+        if state['scaler']:  # empty of a run in another precision than float16
+            self._scaler.load_state_dict(state['scaler'])
         if self._average:
             self._average.load_state_dict(state['average'])
 
@@ -171,6 +172,19 @@ class Learner:
             buffer.copy_(buffers[name])
 
 
+def _adam(parameters: list, learning_rate: float, eps: float) -> torch.optim.Adam:
+    try:
+        return torch.optim.Adam(parameters, lr=learning_rate, eps=eps, fused=True)
+    except RuntimeError:  # PyTorch before 2.4 fuses on a GPU only
+        return torch.optim.Adam(parameters, lr=learning_rate, eps=eps)
+
+
+def _grad_scaler(device: str, enabled: bool):
+    if hasattr(torch.amp, 'GradScaler'):
+        return torch.amp.GradScaler(device, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)  # PyTorch before 2.3
+
+
 def _pays(settings: TrainSettings, device: torch.device, steps: int) -> bool:
     if settings.compile != 'auto':
         return settings.compile == 'on'
@@ -185,7 +199,7 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != 'auto':
         return getattr(torch, name)
     if device.type == 'cuda':
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = torch.cuda.get_device_capability(device)[0] >= 8  # Ampere
     else:
         fast = cpu_speed.has_bf16_instructions()
     return torch.bfloat16 if fast else torch.float32

@@ -160,10 +160,14 @@ def build_map(samples: list[Sample], settings: MappingSettings) -> BuiltMap:
 def _features(samples, chosen, settings: MappingSettings, then):
     """`then(index, features)` of every chosen image, several at a time, in order."""
     extractors, device = local(), choose_device(settings.device)
+    shared = None
+    if device.type == 'cuda' and settings.features.kind != 'rootsift':
+        # A network for each thread would fill the memory of a GPU: they take turns with one.
+        shared = open_features(settings.features, device)
 
     def one(index: int):
         if not hasattr(extractors, 'mine'):
-            extractors.mine = open_features(settings.features, device)
+            extractors.mine = shared or open_features(settings.features, device)
         return then(index, extractors.mine.extract(samples[index].load_image()))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -18,6 +18,12 @@ def leads() -> bool:
     return int(os.environ.get('RANK', 0)) == 0
 
 
+def local_device(name: str) -> str:
+    """The name of the device of this process: under `torchrun` each has a GPU of its own."""
+    on_gpu = name.startswith('cuda') or (name == 'auto' and torch.cuda.is_available())
+    return f'cuda:{os.environ["LOCAL_RANK"]}' if on_gpu and 'LOCAL_RANK' in os.environ else name
+
+
 @dataclass(frozen=True)
 class Processes:
     """All processes of a run, seen from one of them.
@@ -35,6 +41,8 @@ class Processes:
     @classmethod
     def join(cls, device: torch.device) -> Processes:
         """Meets the others that `torchrun` started; alone without it."""
+        if device.type == 'cuda':
+            torch.cuda.set_device(device)  # what takes the current one must not open another
         count = int(os.environ.get('WORLD_SIZE', 1))
         if count > 1 and not distributed.is_initialized():
             backend = 'nccl' if device.type == 'cuda' else 'gloo'

@@ -10,7 +10,7 @@ keyframes.
 A triangulated landmark lies where the rays of its images meet. If the pose of an image is a little
 wrong, its rays pull the landmarks along, so that it is found where its pose says, as no new image
 is: the landmarks are placed without the rays of the block. Without those of a whole recording they
-would be another, worse map (docs/benchmarks.md).
+would be another, worse map (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from pose_reloc.geometry import pose_residual
@@ -93,7 +94,10 @@ class Rehearsal:
 
 
 def rehearse(
-    landmarks: LandmarkMap, samples: list[Sample], tracks: Tracks | None = None
+    landmarks: LandmarkMap,
+    samples: list[Sample],
+    tracks: Tracks | None = None,
+    device: torch.device = torch.device('cpu'),
 ) -> Rehearsal:
     """Localises images of the training split with a map that was built from all of them.
 
@@ -101,6 +105,7 @@ def rehearse(
         landmarks: the map.
         samples: the training split.
         tracks: how the landmarks were triangulated; None where depth placed them.
+        device: of the Refiner.
     """
     poses = np.array([sample.world_T_camera for sample in samples])
     sequences = np.array([sample.sequence for sample in samples])
@@ -110,7 +115,7 @@ def rehearse(
     same_place = _Hidden(landmarks, samples, blocks)
     same_visit = _Hidden(landmarks, samples, sequences)
     block, placed_K = -1, np.ones(len(landmarks), dtype=bool)
-    refiner, several = Refiner(landmarks), len(set(sequences)) > 1
+    refiner, several = Refiner(landmarks, device=device), len(set(sequences)) > 1
     answers, visits, likeness = [], [], []
     for i in tqdm(chosen, 'rehearsing', unit='img', disable=None):
         if tracks and blocks[i] != block:

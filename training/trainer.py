@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from training.held_out import held_out_blocks
 from training.learner import Learner
 from training.losses import LOSSES
 from training.metrics import pose_metrics
-from training.processes import Processes
+from training.processes import Processes, local_device
 from training.run_folder import RunFolder
 from training.settings import TrainSettings
 
@@ -76,13 +75,23 @@ def train(
 
     Raises:
         TrainingError: fewer images than one batch, no depth in any image for a loss that needs
-            it, the loss diverged, or a checkpoint of another run. The last good checkpoint is kept.
+            it, the loss diverged, the GPU has too little memory, or a checkpoint of another run.
+            The last good checkpoint is kept.
         SettingsError, WeightsError: settings that cannot work here.
     """
-    trainer = Trainer(cache, sequences, settings, folder)
-    if resume:
-        trainer.resume()
-    trainer.loop()
+    try:
+        trainer = Trainer(cache, sequences, settings, folder)
+        if resume:
+            trainer.resume()
+        trainer.loop()
+    except torch.cuda.OutOfMemoryError as error:
+        found = str(error).partition(' Including')[0].rstrip('.')
+        raise TrainingError(
+            f'the GPU has too little free memory for batches of {settings.batch} images ({found}); '
+            f'use --batch {max(1, settings.batch // 2)}, --precision bfloat16, which takes about '
+            'half where it is not the default, or --device cpu. With another precision or device '
+            '--resume goes on from the last checkpoint. `nvidia-smi` shows what else uses the GPU'
+        ) from error
     result = trainer.result()
     trainer.processes.leave()
     return result
@@ -101,7 +110,7 @@ class Trainer:
         self.started = time.perf_counter()
         torch.manual_seed(settings.seed)
         self.settings, self.cache, self.sequences = settings, cache, sequences
-        self.processes = Processes.join(_local_device(settings.device))
+        self.processes = Processes.join(choose_device(local_device(settings.device)))
         held_out = held_out_blocks(cache.world_T_camera, sequences, settings.validation)
         self.train_index = torch.from_numpy(np.flatnonzero(~held_out))
         self.held_out_index = np.flatnonzero(held_out)
@@ -191,10 +200,12 @@ class Trainer:
             self.run_folder = RunFolder(self.folder, self.settings.to_dict())
             if not self.epoch:
                 set_aside(self.folder)
-        writer = CheckpointWriter(self.folder) if self.run_folder else contextlib.nullcontext()
+        nothing = contextlib.nullcontext()
+        writer = CheckpointWriter(self.folder) if self.run_folder else nothing
         hidden = None if self.processes.rank == 0 else True
         progress = self.progress
-        with writer, tqdm(total=100, desc='training', disable=hidden, bar_format=_BAR) as bar:
+        bar = tqdm(total=100, desc='training', disable=hidden, bar_format=_BAR)
+        with self.run_folder or nothing, writer, bar:
             # A resumed run may have spent its budget before the first validation.
             while progress < 1 or not self.history:
                 loss = self._one_epoch(progress, bar)
@@ -380,10 +391,3 @@ def _start(network: PoseRegressor, source: str) -> str:
     except WeightsError as error:
         print(f'note: training from a random start: {error}', file=sys.stderr)
         return load_backbone_weights(network, 'none')
-
-
-def _local_device(name: str) -> torch.device:
-    device = choose_device(name)
-    if device.type == 'cuda' and 'LOCAL_RANK' in os.environ:
-        return choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
-    return device

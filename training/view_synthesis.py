@@ -54,6 +54,20 @@ class ViewSettings:
         return replace(self, **grown)
 
 
+def uploaded(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Tensors of one type from the CPU on a device, by one copy that the host does not wait for.
+
+    For this they are pinned: PyTorch does not use that memory again before a GPU has fetched it.
+    """
+    if device.type == 'cpu':
+        return tensors
+    packed = torch.cat([tensor.flatten() for tensor in tensors])
+    if device.type == 'cuda':
+        packed = packed.pin_memory()
+    parts = packed.to(device, non_blocking=True).split([tensor.numel() for tensor in tensors])
+    return tuple(part.view(t.shape) for part, t in zip(parts, tensors, strict=True))
+
+
 def sample_motion(count: int, settings: ViewSettings, has_depth: bool, generator) -> torch.Tensor:
     """Random camera motions `old_T_new` (B, 4, 4) float32, Gaussian in every axis."""
     w_B3 = torch.randn(count, 3, generator=generator) * settings.sigma_rad
@@ -76,29 +90,34 @@ def render_views(
     Args:
         images_BSHW3: uint8 RGB, S sources a view; the first is preferred.
         depth_BShw: metres along z at any resolution, without holes; None to rotate only.
-        world_T_source_BS44, world_T_view_B44: camera poses, float32.
+        world_T_source_BS44, world_T_view_B44: camera poses, float32, on the CPU: inverting them
+            on a GPU makes the host wait.
         camera: the pinhole camera of sources and views.
 
     Returns:
         Images (B, 3, H, W) float32 in [0, 255], and which pixels were seen by a source (B, H, W).
     """
     B, S, H, W, _ = images_BSHW3.shape
+    device = images_BSHW3.device
     source_T_view = torch.linalg.solve(world_T_source_BS44, world_T_view_B44[:, None])
+    view_T_source = torch.linalg.inv(source_T_view)
     if depth_BShw is None:
         # At infinity only the rotation counts: the homography K R K^-1.
         source_T_view = source_T_view.clone()
         source_T_view[..., :3, 3] = 0
-        z_BHW = torch.ones(B, H, W, device=images_BSHW3.device)
+    grid_T_view = _grid_K(camera, H, W) @ source_T_view[..., :3, :]
+    grid_T_view, view_T_source = uploaded(device, grid_T_view, view_T_source)
+    if depth_BShw is None:
+        z_BHW = torch.ones(B, H, W, device=device)
     else:
-        z_BHW = _splat(depth_BShw, torch.linalg.inv(source_T_view), camera)
+        z_BHW = _splat(depth_BShw, view_T_source, camera)
         z_BHW = F.interpolate(z_BHW[:, None], (H, W), mode='nearest')[:, 0]
-    points_B3P = _rays(camera, H, W, z_BHW.device) * z_BHW.flatten(1)[:, None]
+    points_B3P = _rays(camera, H, W, device) * z_BHW.flatten(1)[:, None]
 
-    colour = torch.zeros(B, 3, H, W, device=z_BHW.device)
-    seen = torch.zeros(B, H, W, dtype=torch.bool, device=z_BHW.device)
+    colour = torch.zeros(B, 3, H, W, device=device)
+    seen = torch.zeros(B, H, W, dtype=torch.bool, device=device)
     for s in range(S):
-        T = source_T_view[:, s]
-        grid, z, inside = _look_up(points_B3P, T, camera, H, W)
+        grid, z, inside = _look_up(points_B3P, grid_T_view[:, s], H, W)
         source = images_BSHW3[:, s].permute(0, 3, 1, 2).float()
         found = F.grid_sample(source, grid, padding_mode='border', align_corners=False)
         if depth_BShw is not None:
@@ -144,8 +163,9 @@ def sample_light(count: int, settings: ViewSettings, generator) -> Light:
 def change_light(image_B3HW: torch.Tensor, light: Light) -> torch.Tensor:
     """Images in [0, 255] in another light. Geometry is kept."""
     device = image_B3HW.device
-    gain, gamma = light.gain_B3[..., None, None], light.gamma_B[:, None, None, None]
-    image = (image_B3HW / 255).clamp_(1e-4, 1).pow_(gamma.to(device)).mul_(gain.to(device) * 255)
+    gain, gamma = uploaded(device, light.gain_B3, light.gamma_B)
+    gain, gamma = gain[..., None, None], gamma[:, None, None, None]
+    image = (image_B3HW / 255).clamp_(1e-4, 1).pow_(gamma).mul_(gain * 255)
     if light.noise:
         noise = torch.empty_like(image)
         generator = torch.Generator(device)
@@ -206,18 +226,21 @@ def _largest_within(x_Bhw: torch.Tensor, radius: int) -> torch.Tensor:
     return reduce(torch.maximum, (x[..., k : k + w] for k in range(2 * radius + 1)))
 
 
-def _look_up(points_B3P, source_T_view_B44, camera: Camera, H: int, W: int):
-    """Where view points fall in a source: grid for grid_sample, depth there, and visibility."""
-    # grid_sample without align_corners spans the image, from edge to edge, by [-1, 1].
-    grid_K = source_T_view_B44.new_tensor(
+def _grid_K(camera: Camera, H: int, W: int) -> torch.Tensor:
+    """Intrinsics (3, 3) of the grid of grid_sample."""
+    # Without align_corners it spans the image, from edge to edge, by [-1, 1].
+    return torch.tensor(
         [
             [2 * camera.fx / W, 0, (2 * camera.cx + 1) / W - 1],
             [0, 2 * camera.fy / H, (2 * camera.cy + 1) / H - 1],
             [0, 0, 1],
         ]
     )
-    grid_T_view = grid_K @ source_T_view_B44[:, :3]
-    p = torch.baddbmm(grid_T_view[..., 3:], grid_T_view[..., :3], points_B3P)
+
+
+def _look_up(points_B3P, grid_T_view_B34, H: int, W: int):
+    """Where view points fall in a source: grid for grid_sample, depth there, and visibility."""
+    p = torch.baddbmm(grid_T_view_B34[..., 3:], grid_T_view_B34[..., :3], points_B3P)
     z = p[:, 2:]
     grid = p[:, :2] / z.clamp(min=1e-3)
     inside = (z[:, 0] > 0.05) & (grid.abs().amax(1) < 1)

@@ -59,11 +59,16 @@ _TF_ON_ITS_WAY_S = 0.5
 
 def load_relocalizer(settings: parameters.NodeSettings):
     """The Relocalizer of `settings`; imports torch, which takes seconds."""
+    import torch
+
     from pose_reloc.relocalizer import Relocalizer
 
+    device = settings.device
+    if device == 'auto' and torch.cuda.is_available():
+        device = 'cuda'  # by name it raises where it fails, so that the node can tell
     return Relocalizer.load(
         settings.scene,
-        settings.device,
+        device,
         settings.precision,
         refine=settings.refine,
         backend=settings.backend,
@@ -201,7 +206,7 @@ class RelocNode(LifecycleNode):
         except Exception as error:
             if not is_gpu_error(error):
                 raise
-            relocalizer = self._load_on_cpu()
+            relocalizer = self._load_on_cpu(str(error))
             loaded = time.perf_counter()
         warm = time.perf_counter()
         self._facts = {
@@ -218,12 +223,12 @@ class RelocNode(LifecycleNode):
             f"'{self._image_topic}'"
         )
 
-    def _load_on_cpu(self):
+    def _load_on_cpu(self, reason: str):
         """A relocalizer for the place of one whose GPU has failed."""
         self._said.set(
             'gpu',
             'the GPU is out of memory or has failed: the CPU is used instead; deactivate and '
-            'activate the node to try the GPU again',
+            f'activate the node to try the GPU again. The error: {reason.strip().splitlines()[0]}',
         )
         return self._load(replace(self.settings, device='cpu', precision='auto', backend='auto'))
 
@@ -231,10 +236,10 @@ class RelocNode(LifecycleNode):
         """Opens TF, the inference thread and, last, the subscriptions to images."""
         settings, facts = self.settings, self._facts
 
-        def on_cpu():
+        def on_cpu(reason):
             # In the inference thread: by the end of it the node may be inactive, or active anew.
             # So nothing but the pipeline and the facts of this activation may refer to it.
-            loaded = self._load_on_cpu()
+            loaded = self._load_on_cpu(reason)
             facts['network'] = loaded.describe()
             return loaded
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pose_reloc.camera import Camera
 from pose_reloc.camera_check import CameraCheck
-from pose_reloc.errors import CameraError, PoseRelocError
+from pose_reloc.errors import CameraError, DeviceError, PoseRelocError
 from pose_reloc.gates import mahalanobis
 from pose_reloc.geometry import invert_pose
 from pose_reloc.ros.diagnostics import Notices, Outcome
@@ -40,6 +40,8 @@ FUTURE_TOLERANCE_S = 0.5
 # The first images may overtake the camera_info that belongs to them.
 _CAMERA_INFO_WAIT_S = 0.3
 _PATIENT_LOOKUPS = 5
+# What PyTorch, ONNX Runtime and their libraries say where a GPU is out of memory or gone.
+_GPU_ERRORS = ('cuda', 'cudnn', 'cublas', 'unable to find an engine', 'failed to allocate memory')
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ class Pipeline:
         notices: where standing conditions go.
         now: the node's clock, nanoseconds.
         error: logs an unexpected error.
-        on_cpu: loads the relocalizer on the CPU, for when a GPU fails.
+        on_cpu: loads the relocalizer on the CPU, for when a GPU fails; told what the error says.
     """
 
     def __init__(
@@ -290,7 +292,7 @@ class Pipeline:
         notices: Notices,
         now: Callable[[], int],
         error: Callable[[str], None],
-        on_cpu: Callable[[], object] | None = None,
+        on_cpu: Callable[[str], object] | None = None,
     ):
         self.settings = settings
         self.camera = camera
@@ -401,7 +403,8 @@ class Pipeline:
         except Exception as error:
             if not (is_gpu_error(error) and self._on_cpu):
                 raise
-        self._relocalizer = self._on_cpu()
+            reason = str(error)
+        self._relocalizer = self._on_cpu(reason)
         self._on_cpu = None
         return self._gated().localize(image, camera, prior)
 
@@ -500,8 +503,10 @@ class Pipeline:
 
 def is_gpu_error(error: Exception) -> bool:
     """Whether a GPU is out of memory or gone; every engine has its own exceptions for both."""
-    said = any(word in str(error) for word in ('CUDA', 'CUDNN'))
-    return said and not isinstance(error, PoseRelocError)
+    if isinstance(error, PoseRelocError):
+        return isinstance(error, DeviceError)
+    said = str(error).lower()
+    return any(words in said for words in _GPU_ERRORS)
 
 
 def _finite(estimate) -> bool:

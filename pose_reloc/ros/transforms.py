@@ -364,8 +364,17 @@ class Tf2Listener:
             except self._tf2.TransformException as error:
                 if time.monotonic() >= deadline:
                     late = isinstance(error, self._tf2.ExtrapolationException)
+                    late = late and self._ends_before(stamp, target, source)
                     raise TransformError(str(error), late) from error
             time.sleep(self._POLL_S)
+
+    def _ends_before(self, stamp, target, source) -> bool:
+        """Whether what is known ends before `stamp`; tf2 says the same of what begins after it."""
+        try:
+            newest = self._buffer.get_latest_common_time(_frame(target), _frame(source))
+        except self._tf2.TransformException:  # forgotten by now
+            return False
+        return stamp is not None and stamp > newest.nanoseconds
 
     def is_empty(self) -> bool:
         """True while nothing has been received on TF."""

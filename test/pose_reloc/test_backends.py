@@ -1,6 +1,7 @@
 """Engines that run a scene's network: they agree, and the fastest is chosen by measurement."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 from pose_reloc import backends
 from pose_reloc.backends import BACKENDS, PRECISIONS, Backend, choose_device, open_backend
-from pose_reloc.errors import SceneError, SettingsError
+from pose_reloc.errors import DeviceError, SceneError, SettingsError
+from pose_reloc.export import NetworkSource
 from pose_reloc.geometry import network_from_pose, pose_from_network, pose_residual
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from pose_reloc.relocalizer import Relocalizer
@@ -111,14 +113,31 @@ def test_every_backend_answers_what_the_published_network_does(scene, image, nam
         np.testing.assert_allclose(found.neighbour, truth[3], atol=1e-6)
 
 
-@pytest.mark.parametrize('name', QUICK)
-def test_half_precision_leaves_the_units_of_the_scene_exact(scene, image, name):
-    # Far from the origin: bfloat16 resolves 1000 m to 4 m.
-    far = np.array([1000.0, -2000.0, 30.0], dtype=np.float32)
-    scene = replace(scene, weights=scene.weights | {'translation_mean': far})
+@pytest.mark.parametrize(
+    ('name', 'where'), [*((n, 'translation_mean') for n in QUICK), ('torch', 'head.5.bias')]
+)
+def test_half_precision_leaves_the_units_of_the_scene_exact(scene, image, name, where):
+    # Far from the origin: bfloat16 resolves 1000 m to 4 m. Without normalised translations it is
+    # the network itself that says how far.
+    far = scene.weights[where].copy()
+    far[:3] += np.array([1003.0, -2001.0, 30.0], dtype=np.float32)
+    scene = replace(scene, weights=scene.weights | {where: far})
     backend = open_or_skip(scene, 'cpu', 'bfloat16', name)
     metres, degrees = difference(backend(image), published(scene, image))
-    assert 1e-4 < metres < 0.2 and degrees < 10
+    assert 1e-4 < metres < 0.5 and degrees < 20
+
+
+def test_half_precision_leaves_statistics_and_the_last_layer_exact(scene):
+    network = scene.build_network()
+    exact = [x for x in network.modules() if isinstance(x, torch.nn.BatchNorm2d)]
+    exact.append(network.head[-1])
+    before = [{n: t.clone() for n, t in layer.state_dict().items()} for layer in exact]
+    backends._lower(network, torch.bfloat16)
+    assert network.head[2].weight.dtype == network.backbone.features[0][0].weight.dtype
+    assert network.head[2].weight.dtype == torch.bfloat16
+    for layer, state in zip(exact, before, strict=True):
+        for name, tensor in layer.state_dict().items():
+            assert tensor.dtype == state[name].dtype and torch.equal(tensor, state[name])
 
 
 def test_batches_are_answered_one_by_one(scene, image):
@@ -275,12 +294,12 @@ def test_what_does_not_go_together_is_said(tiny_scene, device, precision, backen
         open_backend(tiny_scene, device, precision, backend)
 
 
-@pytest.mark.parametrize(('name', 'extra'), [('onnxruntime', 'onnx'), ('openvino', 'openvino')])
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(
-    tiny_scene, name, extra, monkeypatch
+@pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tiny_scene, name, monkeypatch
 ):
     monkeypatch.setattr(backends, 'find_spec', lambda package: None if package == name else 1)
-    with pytest.raises(SettingsError, match=rf"needs {name}.*pip install 'pose_reloc\[{extra}\]'"):
+    with pytest.raises(SettingsError, match=rf'needs {name}.*pip install onnx {name}'):
         open_backend(tiny_scene, 'cpu', backend=name)
     assert open_backend(tiny_scene, 'cpu').name != name  # auto does without
 
@@ -302,6 +321,157 @@ def test_the_relocalizer_takes_the_backend_it_is_told(scene):
     auto = Relocalizer(scene, 'cpu')
     assert auto.describe().startswith(auto.backend.name)
     np.testing.assert_allclose(auto.localize(image).world_T_camera, found, atol=1e-4)
+
+
+# A GPU in name
+
+
+class OnGpu:
+    """A number on a GPU that can be made, but perhaps not computed with."""
+
+    device = torch.device('cuda', 0)
+
+    def __init__(self, error: str):
+        self._error = error
+
+    def __add__(self, other):
+        if self._error:
+            raise RuntimeError(self._error)
+        return self
+
+    def item(self):
+        return 2.0
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """one_gpu(error): there is one, and it computes unless it raises this error."""
+    ones = torch.ones
+
+    def install(error=''):
+        def make(*shape, device=None):
+            if torch.device(device or 'cpu').type == 'cpu':
+                return ones(*shape)
+            if torch.device(device).index:
+                raise RuntimeError('CUDA error: invalid device ordinal')
+            return OnGpu(error)
+
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+        monkeypatch.setattr(torch, 'ones', make)
+        backends._note.cache_clear()
+
+    return install
+
+
+@pytest.mark.parametrize('name', ['auto', 'cuda', 'cuda:0'])
+def test_a_gpu_is_told_by_its_number(one_gpu, name):
+    one_gpu()
+    assert choose_device(name) == torch.device('cuda', 0)  # torch.device('cuda') is another
+
+
+@pytest.mark.parametrize('error', ['out of memory', 'no kernel image is available for execution'])
+def test_a_gpu_that_fails_is_named_or_passed_over(one_gpu, error, capsys):
+    one_gpu(f'CUDA error: {error}\nand more')
+    for name in ('cuda', 'cuda:0'):
+        with pytest.raises(DeviceError, match=rf"'{name}'.*\(CUDA error: {error}\); use 'cpu'$"):
+            choose_device(name)
+    assert choose_device('auto') == choose_device('auto') == CPU
+    note = f'note: the GPU cannot be used (CUDA error: {error}); the CPU is used instead\n'
+    assert capsys.readouterr().err == note
+
+
+def test_a_gpu_that_does_not_exist_has_not_failed(one_gpu):
+    one_gpu()
+    with pytest.raises(SettingsError, match="'cuda:1'.*'auto' or 'cpu'") as raised:
+        choose_device('cuda:1')
+    assert not isinstance(raised.value, DeviceError)
+
+
+@pytest.fixture
+def cuda_in_name(monkeypatch):
+    """Tensors and modules that are sent to a GPU stay here; graphs are run when recorded."""
+    zeros = torch.zeros
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_stream(self, other):
+            pass
+
+    def stays(kind, copy):
+        to = kind.to
+
+        def send(x, *where, **how):
+            gpu = any(isinstance(w, torch.device) and w.type == 'cuda' for w in where)
+            return copy(x) if gpu else to(x, *where, **how)
+
+        monkeypatch.setattr(kind, 'to', send)
+
+    fakes = {
+        'Stream': Stream,
+        'current_stream': Stream,
+        'CUDAGraph': lambda: type('Graph', (), {'replay': lambda self: None})(),
+        'device': lambda device: nullcontext(),
+        'stream': lambda stream: nullcontext(),
+        'graph': lambda graph, stream=None: nullcontext(setattr(graph, 'stream', stream)),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    stays(torch.nn.Module, lambda module: module)
+    stays(torch.Tensor, torch.clone)
+    monkeypatch.setattr(torch, 'zeros', lambda *a, pin_memory=False, **k: zeros(*a, **k))
+
+
+@pytest.mark.parametrize('name', ['torch', 'cudagraph'])
+def test_float32_on_a_gpu_is_not_tf32(scene, image, name, cuda_in_name, monkeypatch):
+    cudnn, seen, forward = torch.backends.cudnn, set(), torch.nn.Conv2d.forward
+
+    def convolve(layer, x):
+        seen.add((x.dtype, cudnn.allow_tf32, cudnn.enabled, cudnn.benchmark))
+        return forward(layer, x)
+
+    source = NetworkSource(scene)
+    modules = [source.module(), source.module()]  # made by running them
+    monkeypatch.setattr(source, 'module', modules.pop)
+    monkeypatch.setattr(torch.nn.Conv2d, 'forward', convolve)
+    monkeypatch.setattr(cudnn, 'benchmark', True)  # of the user
+    assert cudnn.allow_tf32, 'the default of PyTorch'
+    BACKENDS[name](source, torch.device('cuda', 0), 'float32')(image)
+    assert seen == {(torch.float32, False, True, True)}
+    assert cudnn.allow_tf32 and cudnn.benchmark, 'nobody else is concerned'
+    seen.clear()
+    BACKENDS[name](source, torch.device('cuda', 0), 'bfloat16')(image)
+    assert seen == {(torch.bfloat16, True, True, True)}
+
+
+def test_a_precision_that_the_user_chose_by_layer_stands(scene, image, cuda_in_name):
+    cudnn = torch.backends.cudnn
+    if not hasattr(cudnn, 'conv'):
+        pytest.skip('PyTorch before 2.9')
+    before = cudnn.conv.fp32_precision
+    try:
+        cudnn.conv.fp32_precision = 'ieee'  # allow_tf32 can then not even be read
+        backend = BACKENDS['torch'](NetworkSource(scene), torch.device('cuda', 0), 'float32')
+        backend(image)
+        assert cudnn.conv.fp32_precision == 'ieee'
+    finally:
+        cudnn.conv.fp32_precision = before
+
+
+def test_onnx_runtime_computes_float32_in_float32_too():
+    backend = object.__new__(BACKENDS['onnxruntime'])
+    backend.device = torch.device('cuda', 1)
+    assert backend._provider() == ('CUDAExecutionProvider', {'device_id': 1, 'use_tf32': 0})
+
+
+def test_each_cuda_graph_is_recorded_on_its_own_gpu(scene, cuda_in_name):
+    for number in (0, 1):
+        backend = BACKENDS['cudagraph'](
+            NetworkSource(scene), torch.device('cuda', number), 'float32'
+        )
+        assert backend._graph.stream.device.index == number
 
 
 def test_precisions_are_types_of_torch():

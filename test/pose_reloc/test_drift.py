@@ -10,7 +10,7 @@ from pose_reloc.geometry import perturb_pose, pose_error, pose_matrix, pose_resi
 
 def _matern(a, b):
     metres, radians = pose_error(a, b)
-    r = np.sqrt(3 * ((metres / 0.8) ** 2 + (radians / np.deg2rad(45)) ** 2))
+    r = np.sqrt(3 * ((metres / 0.85) ** 2 + (radians / np.deg2rad(60)) ** 2))
     return (1 + r) * np.exp(-r)
 
 

@@ -11,7 +11,7 @@ from pose_reloc import export
 from pose_reloc.backends import open_backend
 from pose_reloc.cli import main
 from pose_reloc.errors import SettingsError
-from pose_reloc.export import NetworkSource, cache_folder
+from pose_reloc.export import NetworkSource, cache_folder, write_openvino
 
 pytest.importorskip('onnx')
 
@@ -106,10 +106,12 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_the_user(
             assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_without_the_package_the_extra_is_named(tiny_scene, monkeypatch):
+def test_without_the_packages_they_are_named(tiny_scene, tmp_path, monkeypatch):
     monkeypatch.setattr(export, 'find_spec', lambda _: None)
-    with pytest.raises(SettingsError, match=r"onnx is not installed.*'pose_reloc\[onnx\]'"):
+    with pytest.raises(SettingsError, match='onnx must be installed first: pip install onnx'):
         NetworkSource(tiny_scene).onnx()
+    with pytest.raises(SettingsError, match='openvino and onnx .*pip install openvino onnx'):
+        write_openvino(tiny_scene, tmp_path / 'network.xml')
 
 
 def test_the_onnx_file_is_all_another_program_needs(tiny_scene, tmp_path, capsys):

@@ -10,6 +10,7 @@ from pose_reloc.features import (
     FeatureSettings,
     RootSift,
     _bytes_pay,
+    _mutual_matches_torch,
     _products,
     _signed,
     mutual_matches,
@@ -69,7 +70,7 @@ def test_products_are_exact_on_every_processor(as_bytes, monkeypatch):
     rng = np.random.default_rng(17)
     a, b = (rng.integers(-128, 128, (n, 128), np.int8) for n in (70, 33))
     a[0], a[1], b[0], b[1] = -128, 127, 127, -128
-    product = _products(a, b, torch.device('cpu'))
+    product = _products(a, b)
     assert (product.dtype == np.int32) == as_bytes
     assert np.array_equal(product, a.astype(np.int64) @ b.astype(np.int64).T)
 
@@ -102,6 +103,41 @@ def test_one_feature_has_no_rival():
     assert (row.tolist(), column.tolist()) == ([0], [0])
 
 
+def test_a_gpu_finds_the_same_matches_and_fetches_no_products(monkeypatch):
+    rng = np.random.default_rng(3)
+    raw = rng.gamma(0.5, size=(120, 128)).astype(np.float32)
+    described = root_sift(raw + 0.3 * rng.gamma(0.5, size=raw.shape).astype(np.float32))
+    uv = np.zeros((120, 2), np.float32)
+    query, twice = Features(uv, root_sift(raw)), np.repeat(described[:20], 2, axis=0)
+    others = [Features(uv[: len(d)], d) for d in (described, twice, described[:1], described[:0])]
+    expected = nearest_matches(query, others, 0.9)
+    assert [len(row) > 0 for row, _ in expected] == [True, False, True, False]
+    sent, fetched, to = [], [], torch.Tensor.to
+
+    def send(tensor, *where):  # to a GPU in name
+        gpu = where == (torch.device('cuda'),)
+        sent.extend([tensor] * gpu)
+        return tensor if gpu else to(tensor, *where)
+
+    monkeypatch.setattr(torch.Tensor, 'to', send)
+    monkeypatch.setattr(torch.Tensor, 'cpu', lambda tensor: fetched.append(tensor) or tensor)
+    found = nearest_matches(query, others, 0.9, torch.device('cuda'))
+    for pair, right in zip(found, expected, strict=True):
+        assert all(map(np.array_equal, pair, right))
+    assert len(sent) == 1 + len(others) and max(x.numel() for x in fetched) <= 2 * 120
+
+
+@pytest.mark.parametrize('ratio', [0.8, 1.0])
+def test_matches_do_not_depend_on_where_they_are_found(ratio):
+    # Few different products: many ties, and some above that of a vector with itself.
+    product = np.random.default_rng(4).integers(-3, 12, (60, 40)).astype(np.float32)
+    product[range(40), range(40)] += 8
+    expected = mutual_matches(product, ratio, 16.0)
+    assert 5 < len(expected[0]) < 35
+    found = _mutual_matches_torch(torch.from_numpy(product), ratio, 16.0)
+    assert all(map(np.array_equal, found, expected))
+
+
 def test_a_shrunk_image_keeps_its_pixels():
     rng = np.random.default_rng(2)
     small = cv2.GaussianBlur(rng.integers(0, 256, (240, 320), dtype=np.uint8), (0, 0), 3)
@@ -116,3 +152,17 @@ def test_a_shrunk_image_keeps_its_pixels():
 def test_no_structure_no_features():
     features = RootSift().extract(np.full((120, 160, 3), 90, dtype=np.uint8))
     assert len(features) == 0 and features.descriptors.shape == (0, 128)
+
+
+@pytest.mark.parametrize('sigma', [2.0, 6.0])
+def test_features_lie_where_they_are_seen(sigma):
+    """(0, 0) is the centre of a pixel: else a camera that is turned would see them elsewhere."""
+    rng = np.random.default_rng(4)
+    v, u = np.mgrid[:120, :120]
+    offsets = []
+    for centre in rng.uniform(50, 70, (20, 2)):
+        blob = np.exp(-((u - centre[0]) ** 2 + (v - centre[1]) ** 2) / 2 / sigma**2)
+        image = np.repeat((60 + 150 * blob).astype(np.uint8)[..., None], 3, axis=2)
+        uv = RootSift(FeatureSettings(contrast_threshold=0.01)).extract(image).uv
+        offsets.append(uv[np.linalg.norm(uv - centre, axis=1).argmin()] - centre)
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.05

@@ -178,6 +178,29 @@ def test_residual_is_exponential_and_round_trips():
     assert one.shape == (50, 4, 4)
 
 
+def test_no_poses_and_poses_that_cannot_be_written(monkeypatch):
+    """Also with the scipy of Ubuntu 22.04 and 24.04, which refuses both."""
+
+    class OldRotation:
+        def __getattr__(self, name):
+            def make(values):
+                if len(values) == 0 or not values.flags.writeable:
+                    raise ValueError('as scipy 1.11')
+                return getattr(Rotation, name)(values)
+
+            return make
+
+    monkeypatch.setattr(g, 'Rotation', OldRotation())
+    fixed = np.broadcast_to(np.eye(4), (2, 4, 4))
+    np.testing.assert_array_equal(g.pose_residual(fixed, fixed), np.zeros((2, 6)))
+    np.testing.assert_array_equal(g.quaternion_from_rotation(fixed[:, :3, :3])[:, 0], [1, 1])
+    np.testing.assert_array_equal(g.perturb_pose(fixed, np.broadcast_to(0.0, (2, 6))), fixed)
+    none = fixed[:0]
+    assert g.pose_residual(none, none).shape == (0, 6)
+    assert g.perturb_pose(none, np.zeros((0, 6))).shape == (0, 4, 4)
+    assert [values.shape for values in g.network_from_pose(none)] == [(0, 3), (0, 4)]
+
+
 def test_interpolation_has_constant_speed():
     T0, T1 = random_poses(2, 7)
     np.testing.assert_allclose(g.interpolate_pose(T0, T1, 0), T0, atol=1e-14)

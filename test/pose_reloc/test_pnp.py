@@ -166,3 +166,23 @@ def test_a_trusted_camera_adds_nothing():
     fit = CameraFit(np.zeros(4), 49.0, np.ones(6), 9 * np.eye(6))
     found = Refinement(np.eye(4), np.eye(6), fit, np.zeros((0, 2)), np.zeros((0, 3)), 0, 0, {})
     assert found.covariance(np.eye(6), 2.0) == pytest.approx(4 * np.eye(6), abs=1e-7)
+
+
+@pytest.mark.parametrize(('bend_m', 'tilt_deg'), [(0.0, 0), (0.0, 40), (0.003, 0), (0.003, 5)])
+def test_one_flat_wall_blames_no_camera(bend_m, tilt_deg):
+    """A plane has 8 numbers, the problem 10: the other two must not carry the pose away."""
+    rng = np.random.default_rng(8)
+    uv = rng.uniform((5, 5), (635, 475), (300, 2))
+    depth = 3 / (1 + np.tan(np.deg2rad(tilt_deg)) * (uv[:, 0] - CAMERA.cx) / CAMERA.fx)
+    points = CAMERA.unproject(uv, depth)
+    points[:, 2] += bend_m * np.sin(2 * points[:, 0])
+    points = points @ TRUTH[:3, :3].T + TRUTH[:3, 3]
+    pose = _solve(uv, points, 1.5)
+    problem = PnpProblem(uv, points, pose, CAMERA, 1.5)
+    fit = problem.camera_fit()
+    assert fit.distrust >= 0 and np.isfinite(fit.covariance_66).all()
+    spread = np.zeros((6, 6))
+    stated = Refinement(pose, problem.covariance(), fit, uv, points, 0, 300, {}).covariance(
+        spread, 1.0
+    )
+    assert np.sqrt(np.linalg.eigvalsh(stated[:3, :3])[-1]) < 0.05

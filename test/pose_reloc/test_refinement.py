@@ -192,6 +192,34 @@ def test_a_foreign_image_is_not_refined():
     assert refiner.refine(None, CAMERA, [np.eye(4)])[0] is None
 
 
+def test_matches_that_are_far_off_do_not_move_the_pose():
+    """As of an image of which little is to be seen: a robust loss alone would follow them."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        points = rng.uniform((-0.4, -0.4, 3), (0.4, 0.4, 3.4), (560, 3))
+        descriptors = _descriptors(rng, 560)
+        refiner = Refiner(_map(rng, points, descriptors, np.tile(np.eye(4), (1, 1, 1))))
+        truth = perturb_pose(np.eye(4), np.array([0.1, 0, 0.1, 0.02, -0.05, 0]))
+        query = _query(rng, points, descriptors, truth, 2.0, 0.0)
+        right = np.arange(560) < 90
+        refiner._features = _Given(query.chosen(right))
+        alone = refiner.refine(None, CAMERA, [np.eye(4)])[0].world_T_camera
+        query.uv[~right] += (rng.normal(size=(470, 2)) * 25 + (100, 40)).astype(np.float32)
+        refiner._features = _Given(query)
+        among = refiner.refine(None, CAMERA, [np.eye(4)])[0].world_T_camera
+        assert pose_error(alone, among)[0] < 0.005
+
+
+def test_nothing_is_seen_from_behind():
+    rng = np.random.default_rng(17)
+    points, descriptors = _world(rng), _descriptors(rng, 400)
+    refiner = Refiner(_map(rng, points, descriptors, np.tile(np.eye(4), (1, 1, 1))))
+    turned = Rotation.from_euler('y', 180, degrees=True).as_matrix()
+    behind = pose_matrix(turned, [0, 0, 7])
+    refiner._features = _Given(_query(rng, points, descriptors, behind, 0.5, 0.0))
+    assert refiner.refine(None, CAMERA, [np.eye(4)])[0] is None
+
+
 def test_drift_that_is_known_nearby_is_carried_back():
     t = np.linspace(0, 1, 40)
     adjusted = np.array(

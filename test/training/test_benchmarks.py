@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pose_reloc import backends
 from pose_reloc.cli import main
 from pose_reloc.errors import SettingsError
-from training.benchmarks import run_benchmark
+from training.benchmarks import inference, run_benchmark
 from training.benchmarks.inference import engine_accuracy
 from training.benchmarks.losses import homography_by_matrices, random_batch
 from training.benchmarks.machine import describe_machine
@@ -27,6 +28,7 @@ from training.benchmarks.measure import (
 from training.benchmarks.memory import _localizing
 from training.benchmarks.published_loop import PublishedLoop
 from training.benchmarks.table import Bar, Table
+from training.benchmarks.training import as_on
 from training.benchmarks.workload import BenchSettings
 from training.losses import LossSettings, build_loss
 
@@ -90,6 +92,14 @@ def test_a_turn_warms_up_once_and_divides_by_what_was_done():
     assert len(calls) <= count + 5  # no second warming up
 
 
+def test_the_gpu_that_works_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda device=None: waited.append(str(device)))
+    for device in ('cuda:1', torch.device('cuda', 2), 'cpu', torch.device('cpu')):
+        Timed(int, turn_seconds=0.0, device=device)()
+    assert waited == ['cuda:1'] * 2 + ['cuda:2'] * 2  # warming up, and a turn
+
+
 def test_a_dead_process_is_a_case_that_failed():
     with pytest.raises(CaseError, match='killed'):
         in_fresh_process(_die)
@@ -130,6 +140,12 @@ def test_the_matrix_loss_is_the_loss_it_is_compared_with():
     prediction, target = random_batch(16, 'cpu')
     ours = build_loss(LossSettings('local_homography'))(prediction, target)
     assert homography_by_matrices(prediction, target).item() == pytest.approx(ours.item(), rel=1e-4)
+
+
+def test_an_epoch_on_a_gpu_has_more_steps(settings):
+    """Its end would otherwise weigh more than in real runs."""
+    assert as_on('cpu', settings) == settings
+    assert [as_on('cuda:1', replace(settings, steps=n)).steps for n in (1, 40)] == [16, 40]
 
 
 def test_the_published_loop_trains_and_logs_every_step(settings, tmp_path):
@@ -219,6 +235,57 @@ def test_engines_are_compared_by_what_they_answer(settings, tiny_scene, tmp_path
     moved = {row[0]: float(row[2].split(' m')[0]) for row in table.rows[1:]}
     assert moved['torch, float32'] == 0 < moved['torch, bfloat16']
     assert all(value < 1e-4 for name, value in moved.items() if 'float32' in name)
+
+
+@pytest.fixture
+def broken_engines(monkeypatch):
+    """Two more engines: one that does not open, and one that does not compute."""
+
+    class Closed(backends.TorchBackend):
+        name = 'closed'
+
+        def __init__(self, *_):
+            raise SettingsError('this engine has no CUDAExecutionProvider')
+
+    class Stalled(backends.TorchBackend):
+        name = 'stalled'
+
+        def __call__(self, image):
+            raise RuntimeError('CUDNN_STATUS_EXECUTION_FAILED\nand more')
+
+    kinds = {kind.name: kind for kind in (backends.TorchBackend, Closed, Stalled)}
+    monkeypatch.setattr(backends, 'BACKENDS', kinds)
+    monkeypatch.setattr(inference, 'BACKENDS', kinds)
+
+
+def test_an_engine_that_fails_is_noted_and_the_others_are_compared(
+    settings, tiny_scene, tmp_path, broken_engines
+):
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    table = engine_accuracy(replace(settings, scene=tmp_path / 'tiny.scene'), torch.device('cpu'))
+    assert [row[0] for row in table.rows[1:]] == ['torch, float32', 'torch, bfloat16']
+    assert table.notes[1:3] == (
+        'closed, float32 was not measured: this engine has no CUDAExecutionProvider',
+        'stalled, float32 was not measured: CUDNN_STATUS_EXECUTION_FAILED',
+    )
+
+
+@pytest.mark.parametrize(('name', 'says'), [('closed', 'no CUDA'), ('stalled', 'FAILED$')])
+def test_an_engine_that_fails_is_a_case_that_failed(tiny_scene, broken_engines, name, says):
+    with pytest.raises(CaseError, match=says):
+        inference._Opened(tiny_scene, torch.device('cpu'), 'float32', name)()
+
+
+def test_tables_are_there_before_a_later_one_fails(settings, monkeypatch):
+    def fail(*_):
+        raise SettingsError('out of memory')
+
+    monkeypatch.setattr(inference, '_latency', lambda *_: 'latency')
+    monkeypatch.setattr(inference, '_throughput', fail)
+    tables = iter(run_benchmark('inference', settings))
+    assert next(tables) == 'latency'
+    with pytest.raises(SettingsError, match='out of memory'):
+        next(tables)
 
 
 def test_the_command_writes_what_it_prints(room, tmp_path, capsys):

@@ -197,10 +197,11 @@ def test_losses_that_cannot_run_are_named_and_the_others_go_on(place, capsys):
 def test_without_depth_landmarks_give_the_depth_ranges(place, settings, monkeypatch, capsys):
     """They are made once, of the training images, and only for the losses that need them."""
     dataset = open_dataset('7scenes', write_dataset(place / 'bare', depth=False))
-    made = []
+    made, settings = [], settings.changed(device='cpu')
 
     def landmarks_ahead(samples, mapping):
         made.append(samples)
+        assert mapping.device == 'cpu'
         grid = np.stack(np.meshgrid([-1.0, 0, 1], [-1.0, 0, 1], [2.0, 4]), axis=-1).reshape(-1, 3)
         poses = np.array([sample.world_T_camera for sample in samples])
         points = np.concatenate([grid @ T[:3, :3].T + T[:3, 3] for T in poses])
@@ -236,6 +237,19 @@ def test_thresholds_of_cambridge(place, dataset, settings):
     assert header[5:7] == ['2 m/2 deg', '3 m/5 deg']
     recall = found.results['posenet']['recall']
     assert row[5:7] == [f'{100 * recall[key]:.0f} %' for key in ('2m_2deg', '3m_5deg')]
+
+
+def test_the_numbers_are_kept_where_drawing_fails(place, dataset, settings, monkeypatch):
+    comparison = compare(dataset, settings, ['posenet'], place / 'out')
+
+    def broken(*args):
+        raise RuntimeError('no fonts')
+
+    monkeypatch.setattr('training.compare.cumulative_figure', broken)
+    with pytest.raises(RuntimeError, match='no fonts'):
+        comparison.write(place / 'out')
+    assert list(json.loads((place / 'out' / 'compare.json').read_text())['losses']) == ['posenet']
+    assert '| posenet |' in (place / 'out' / 'compare.md').read_text()
 
 
 def test_nothing_but_failures_is_an_error(place, dataset, settings):

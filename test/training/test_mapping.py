@@ -1,15 +1,19 @@
 """Landmark maps of the built-in room: poses agree, landmarks lie on surfaces, answers in cm."""
 
 from dataclasses import replace
+from threading import Barrier
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from pose_reloc.backends import choose_device
 from pose_reloc.camera import Camera
 from pose_reloc.cli import main
 from pose_reloc.errors import DatasetError
-from pose_reloc.features import FeatureSettings
+from pose_reloc.features import FeatureSettings, open_features
 from pose_reloc.geometry import invert_pose, perturb_pose, pose_error
 from pose_reloc.network import NetworkSettings
 from pose_reloc.refine import Refiner
@@ -17,7 +21,13 @@ from pose_reloc.relocalizer import PosePrior, Relocalizer, Status
 from pose_reloc.scene import SceneModel
 from training.build import build_scene, with_landmarks
 from training.datasets import open_dataset
-from training.mapping import MappingSettings, build_landmarks, build_map, depth_at
+from training.mapping import (
+    MappingSettings,
+    _features,
+    build_landmarks,
+    build_map,
+    depth_at,
+)
 from training.pose_adjustment import Observations, adjust_poses
 from training.rehearsal import Rehearsal
 from training.settings import TrainSettings
@@ -164,9 +174,11 @@ def test_map_command_gives_a_scene_its_landmarks(room, dataset, tmp_path, capsys
     bare, mapped = tmp_path / 'bare.scene', tmp_path / 'mapped.scene'
     build_scene(dataset, TINY, 'room', '').scene.save(bare)
     where = ['--dataset', '7scenes', '--path', str(room)]
-    assert main(['map', '--scene', str(bare), *where, '--out', str(mapped)]) == 0
+    options = ['--out', str(mapped), '--device', 'cpu']
+    assert main(['map', '--scene', str(bare), *where, *options]) == 0
     assert 'keyframes' in capsys.readouterr().out
     before, after = SceneModel.load(bare), SceneModel.load(mapped)
+    assert after.header.recipe['mapping']['device'] == 'cpu'
     assert before.landmarks is None and len(after.landmarks) >= 2
     assert after.header.recipe['rehearsal']['refined'] >= 1
     assert all(np.array_equal(before.weights[k], after.weights[k]) for k in before.weights)
@@ -235,7 +247,35 @@ def test_a_triangulated_map_is_rehearsed_with_its_tracks(scene, dataset, triangu
     monkeypatch.setattr('training.build.rehearse', lambda *args: asked.append(args) or rehearsed)
     mapped = with_landmarks(scene, dataset.train, MappingSettings(), triangulated)
     assert mapped.landmarks is triangulated.landmarks
-    assert asked == [(triangulated.landmarks, dataset.train, triangulated.tracks)]
+    known = (triangulated.landmarks, dataset.train, triangulated.tracks)
+    assert asked == [(*known, choose_device('auto'))]
+
+
+def test_the_device_of_the_settings_is_that_of_the_whole_map(scene, dataset, monkeypatch):
+    """Of features, matches and rehearsal. The map is the same on any."""
+    names, devices, other = [], [], torch.device('cpu', 0)
+    for module in ('mapping', 'build'):
+        monkeypatch.setattr(f'training.{module}.choose_device', lambda n: names.append(n) or other)
+    for name in ('training.mapping.open_features', 'pose_reloc.refine.open_features'):
+        monkeypatch.setattr(name, lambda s, d: devices.append(d) or open_features(s, d))
+    mapped = with_landmarks(scene, dataset.train, MappingSettings(frames=6, device='cuda:1'))
+    assert set(names) == {'cuda:1'} and len(names) == 3
+    assert {str(device) for device in devices} == {'cpu:0'} and len(devices) >= 2
+    assert mapped.header.recipe['mapping']['device'] == 'cuda:1'
+
+
+@pytest.mark.parametrize(('kind', 'count'), [('aliked', 1), ('rootsift', 4)])
+def test_on_a_gpu_all_threads_share_one_network(kind, count, monkeypatch):
+    """And images are still decoded by several threads: each waits for the other three."""
+    opened, together = [], Barrier(4)
+    finder = SimpleNamespace(extract=lambda image: image)
+    sample = SimpleNamespace(load_image=lambda: together.wait(30))
+    monkeypatch.setattr('os.cpu_count', lambda: 4)
+    monkeypatch.setattr('training.mapping.choose_device', lambda name: torch.device('cuda', 0))
+    monkeypatch.setattr('training.mapping.open_features', lambda *a: opened.append(a) or finder)
+    settings = MappingSettings(features=FeatureSettings(kind))
+    found = _features([sample] * 4, np.arange(4), settings, lambda index, features: index)
+    assert found == [0, 1, 2, 3] and len(opened) == count
 
 
 def test_drifting_poses_come_to_agree():

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from pose_reloc.errors import DatasetError, SettingsError, TrainingError, WeightsError
 from pose_reloc.network import NetworkSettings, PoseRegressor
+from pose_reloc.preprocess import normalize
 from pose_reloc.relocalizer import Relocalizer
 from pose_reloc.scene import SceneModel
+from training import run_folder
 from training.batches import Batches
 from training.build import build_scene, with_landmarks
 from training.cache import CacheSettings, build_cache
@@ -231,6 +234,92 @@ def test_a_cache_on_the_device_gives_the_same_batches(cache, views):
     assert image.shape == (4, 3, 48, 64)
     for one, other in zip(target, target_again, strict=True):
         assert torch.equal(one, other)
+
+
+class _Copies(TorchDispatchMode):
+    """Notes what is copied to another device, and what a GPU would make the host wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.awaited, self.unawaited = [], 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        devices = {x.device.type for x in args if isinstance(x, torch.Tensor)}
+        name, to = str(call), kwargs.get('device')
+        if name.startswith('aten._to_copy') and to is not None and devices != {to.type}:
+            if kwargs.get('non_blocking'):
+                self.unawaited += 1
+            else:
+                self.awaited.append(name)
+        elif 'meta' in devices and ('linalg' in name or 'lift_fresh' in name):
+            self.awaited.append(name)
+        return call(*args, **kwargs)
+
+
+@pytest.mark.parametrize('views', [None, ViewSettings(sources=2, noise=0)])
+@pytest.mark.parametrize('resident', [False, True])
+def test_a_batch_reaches_the_device_in_few_copies_that_nobody_waits_for(cache, views, resident):
+    """On the device of tensors without data: reading one back, or mixing devices, would raise."""
+    batches = Batches(cache, torch.device('meta'), views, resident)
+    normalize(torch.zeros(1, 2, 2, 3, dtype=torch.uint8, device='meta'))  # keeps its constants
+    with _Copies() as copies:
+        image, target = batches.batch(torch.tensor([3, 0, 5]), 1.0, torch.Generator())
+    assert image.device.type == target.c_q_w.device.type == 'meta' and image.shape == (3, 3, 48, 64)
+    assert copies.awaited == []
+    assert copies.unawaited <= (5 if resident else 8)
+
+
+def test_images_stay_on_a_gpu_that_keeps_three_quarters_free(cache, monkeypatch):
+    """A batch of 64 takes up to 12 GB of it."""
+    found = []
+
+    class Rows:
+        def __init__(self, array, device, resident):
+            found.append(resident)
+
+    monkeypatch.setattr('training.batches._Rows', Rows)
+    monkeypatch.setattr('torch.tensor', lambda *args, **kwargs: None)
+    arrays = (cache.images, cache.depth, cache.points, cache.depth_range)
+    size = sum(array.nbytes for array in arrays)
+    for free in (4 * size, 4 * size + 4):
+        monkeypatch.setattr('torch.cuda.mem_get_info', lambda device, free=free: (free, 10 * free))
+        Batches(cache, torch.device('cuda', 0), None)
+    assert found == [False] * 4 + [True] * 4
+
+
+def test_too_little_memory_on_a_gpu_is_a_sentence(cache, sequences, monkeypatch):
+    text = 'CUDA out of memory. GPU 0 has a total capacity of 8 GiB of which 9 MiB is free.'
+
+    def full(*arguments):
+        raise torch.cuda.OutOfMemoryError(f'{text} Including non-PyTorch memory, this process has')
+
+    ways_out = r'9 MiB is free\); use --batch 4, --precision bfloat16.* --device cpu.*--resume'
+    for place in ('training.learner.Learner.step', 'training.trainer.Batches'):
+        with monkeypatch.context() as context, pytest.raises(TrainingError, match=ways_out):
+            context.setattr(place, full)
+            train(cache, sequences, SMALL)
+
+
+def test_the_curves_are_drawn_now_and_then_and_at_the_end(cache, sequences, tmp_path, monkeypatch):
+    drawn = []
+    curves = run_folder._curves
+    monkeypatch.setattr(run_folder, '_SECONDS_BETWEEN_CURVES', 600)
+    monkeypatch.setattr(run_folder, '_curves', lambda h: drawn.append(len(h)) or curves(h))
+    settings = replace(SMALL, validate_every=1, epochs=4)
+    train(cache, sequences, settings, tmp_path)
+    assert drawn == [1, 4]
+    one_epoch = Trainer._one_epoch
+
+    def interrupted(trainer, *arguments):
+        if trainer.epoch == 7:
+            raise KeyboardInterrupt
+        return one_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, '_one_epoch', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(cache, sequences, replace(settings, epochs=9), tmp_path, resume=True)
+    assert drawn == [1, 4, 5, 7]
 
 
 def test_the_shares_of_a_batch_are_the_batch(cache):

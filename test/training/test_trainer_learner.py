@@ -2,12 +2,14 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from pose_reloc.network import NetworkSettings, PoseRegressor
+from training import cpu_speed
 from training.cpu_speed import speed_up_strided_depthwise
 from training.learner import Learner
 from training.losses import LossSettings, PoseTarget
@@ -100,6 +102,35 @@ def test_a_restored_learner_goes_on_as_if_it_had_not_stopped(precision):
         first.evaluated.state_dict().values(), second.evaluated.state_dict().values(), strict=True
     )
     assert all(torch.equal(a, b) for a, b in kept)
+
+
+@pytest.mark.parametrize('precisions', [('float32', 'float16'), ('float16', 'bfloat16')])
+def test_a_restored_learner_may_go_on_in_another_precision(precisions):
+    first, second = (make_learner(replace(SETTINGS, precision=p)) for p in precisions)
+    run(first, 2)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert run(second, 1) == pytest.approx(run(first, 1), rel=0.05)
+
+
+@pytest.mark.filterwarnings('ignore:.*deprecated')
+def test_a_pytorch_before_2_3_trains_too(monkeypatch):
+    """Without fused Adam on a CPU, and with functions of other names."""
+    adam = torch.optim.Adam
+
+    def old(parameters, fused=False, **options):
+        if fused:
+            raise RuntimeError('`fused=True` requires all the params to be on a GPU')
+        return adam(parameters, **options)
+
+    new = run(make_learner(), 3)
+    monkeypatch.setattr('torch.optim.Adam', old)
+    monkeypatch.delattr('torch.amp.GradScaler')
+    assert run(make_learner(), 3) == pytest.approx(new, rel=1e-3)
+    for on, kind in ((True, torch.bfloat16), (False, None)):
+        names = {'is_autocast_cpu_enabled': on, 'get_autocast_cpu_dtype': torch.bfloat16}
+        torch_2_1 = SimpleNamespace(**{name: lambda x=x: x for name, x in names.items()})
+        monkeypatch.setattr(cpu_speed, 'torch', torch_2_1)
+        assert cpu_speed._autocast_dtype() == kind
 
 
 @pytest.mark.parametrize(

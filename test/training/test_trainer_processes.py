@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from training.processes import Processes
+from training.processes import Processes, local_device
 
 # No BatchNorm: its statistics are those of each process's share of a batch.
 PRESET = """
@@ -97,6 +97,17 @@ def test_a_crash_of_one_process_does_not_hang_the_other(command, tmp_path):
     assert run.returncode not in (0, None) and not scene.exists()
     # What was reached is there to go on from.
     assert (tmp_path / 'x.scene.run' / 'checkpoint.pt').is_file()
+
+
+def test_every_process_names_a_gpu_of_its_own_before_it_opens_one(monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    names = ('auto', 'cuda', 'cuda:1', 'cpu', 'tpu')
+    assert [local_device(name) for name in names] == list(names)
+    monkeypatch.setenv('LOCAL_RANK', '3')
+    own = ['cuda:3', 'cuda:3', 'cuda:3', 'cpu', 'tpu']
+    assert [local_device(name) for name in names] == own
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    assert local_device('auto') == 'auto'
 
 
 def test_a_process_alone_agrees_with_itself():

@@ -1,10 +1,12 @@
 """Speed and memory, each figure beside its floor and beside what a user would take instead.
 
-One module per benchmark, each with `run(settings) -> list[Table]`. A new one is a file and a row.
+One module per benchmark, each with `run(settings) -> Iterable[Table]`. A new one is a file and a
+row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 
 from training.benchmarks.table import Table
@@ -25,6 +27,6 @@ BENCHMARKS = {
 }
 
 
-def run_benchmark(name: str, settings: BenchSettings) -> list[Table]:
+def run_benchmark(name: str, settings: BenchSettings) -> Iterable[Table]:
     """Runs the benchmark of this name."""
     return import_module(BENCHMARKS[name][0]).run(settings)

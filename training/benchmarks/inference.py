@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pose_reloc import gates
-from pose_reloc.backends import BACKENDS, choose_device, obstacle, open_backend
-from pose_reloc.errors import SettingsError
+from pose_reloc.backends import BACKENDS, choose_device, first_line, obstacle, open_backend
 from pose_reloc.geometry import pose_from_network, pose_residual
 from pose_reloc.preprocess import normalize, to_network_image
 from pose_reloc.relocalizer import Relocalizer
@@ -26,19 +26,20 @@ _PRECISIONS = {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', '
 _EAGER = 'eager PyTorch, float32, NCHW'
 
 
-def run(settings: BenchSettings) -> list[Table | PlainTable]:
-    """Latency, throughput and the stages of `localize` on each device; accuracy of a --scene."""
+def run(settings: BenchSettings) -> Iterator[Table | PlainTable]:
+    """Latency, throughput and the stages of `localize` on each device; accuracy of a --scene.
+
+    Table by table: those that were measured are kept where a later one fails.
+    """
     # The converted networks of untrained scenes are of no use afterwards.
     os.environ.setdefault('POSE_RELOC_CACHE', str(settings.folder / 'cache'))
-    tables = []
     for name in settings.devices:
         device = choose_device(name)
-        tables.append(_latency(settings, device))
-        tables.append(_throughput(settings, device))
-        tables.append(_localize(settings, device))
+        yield _latency(settings, device)
+        yield _throughput(settings, device)
+        yield _localize(settings, device)
         if settings.scene:
-            tables.append(engine_accuracy(settings, device))
-    return tables
+            yield engine_accuracy(settings, device)
 
 
 def _latency(settings: BenchSettings, device: torch.device) -> Table:
@@ -143,12 +144,12 @@ class _Opened:
         self._backend = None
 
     def __call__(self):
-        if self._backend is None:
-            try:
+        try:
+            if self._backend is None:
                 self._backend = self._open()
-            except SettingsError as error:
-                raise CaseError(str(error)) from error
-        return self._backend(self._image)
+            return self._backend(self._image)
+        except Exception as error:  # every engine has kinds of its own
+            raise CaseError(first_line(error)) from error
 
 
 def _localize(settings: BenchSettings, device: torch.device) -> Table:
@@ -189,17 +190,22 @@ def engine_accuracy(settings: BenchSettings, device: torch.device) -> PlainTable
     truth = np.array([sample.world_T_camera for sample in samples])
     eager = _poses(open_backend(scene, device, 'float32', 'torch'), images)
     rows = [['engine', 'moved by, median', 'moved by, at most', 'error, median']]
+    notes = [f'{len(images)} test images; moved: from the pose of torch, float32']
     for precision in _PRECISIONS[device.type]:
         for name, kind in BACKENDS.items():
-            if kind.quick and not obstacle(name, device, precision):
+            if not kind.quick or obstacle(name, device, precision):
+                continue
+            try:
                 poses = _poses(open_backend(scene, device, precision, name), images)
-                moved, error = _distances(eager, poses), _distances(truth, poses)
-                figures = (np.median(moved, 1), np.max(moved, 1), np.median(error, 1))
-                cells = [f'{metres:.2g} m, {degrees:.2g} deg' for metres, degrees in figures]
-                rows.append([f'{name}, {precision}', *cells])
+            except Exception as error:  # every engine has kinds of its own
+                notes.append(f'{name}, {precision} was not measured: {first_line(error)}')
+                continue
+            moved, error = _distances(eager, poses), _distances(truth, poses)
+            figures = (np.median(moved, 1), np.max(moved, 1), np.median(error, 1))
+            cells = [f'{metres:.2g} m, {degrees:.2g} deg' for metres, degrees in figures]
+            rows.append([f'{name}, {precision}', *cells])
     title = f'inference: {device}, regressed poses of {scene.header.name}'
-    note = f'{len(images)} test images; moved: from the pose of torch, float32'
-    return PlainTable(title, rows, notes=(note,))
+    return PlainTable(title, rows, notes=tuple(notes))
 
 
 def _poses(backend, images) -> np.ndarray:

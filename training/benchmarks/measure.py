@@ -107,12 +107,12 @@ class Timed:
         call: does the work once. Called once to warm up, in the first turn.
         turn_seconds: how long a turn lasts at least.
         items: that one call deals with.
-        device: waited for after each call.
+        device: waited for after each call; a torch.device or its name.
     """
 
     def __init__(self, call: Callable[[], object], turn_seconds: float, items=1, device='cpu'):
         self._call, self._turn_seconds, self._items = call, turn_seconds, items
-        self._on_gpu, self._warm = not str(device).startswith('cpu'), False
+        self._device, self._warm = str(device), False
 
     def __call__(self) -> float:
         if not self._warm:
@@ -126,10 +126,10 @@ class Timed:
 
     def _once(self) -> None:
         self._call()
-        if self._on_gpu:
+        if self._device != 'cpu':
             import torch
 
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
 
 
 def in_fresh_process(function: Callable[..., float], *arguments) -> float:

@@ -83,7 +83,7 @@ def run(args) -> int:
     scene = build_scene(dataset, settings, 'room', 'demo').scene
 
     _say(3, 'building the map of landmarks')
-    scene = with_landmarks(scene, dataset.train, MappingSettings())
+    scene = with_landmarks(scene, dataset.train, MappingSettings(device=args.device))
     scene.save(scene_path)
     print(f'  {landmark_summary(scene)}')
 

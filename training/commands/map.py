@@ -17,6 +17,7 @@ def add_arguments(parser) -> None:
     parser.add_argument('--scene', required=True, metavar='FILE', help='the scene file')
     add_dataset_arguments(parser)
     parser.add_argument('--out', metavar='FILE', help='the scene file to write (default: --scene)')
+    parser.add_argument('--device', default='auto', help='auto (default), cpu, cuda, cuda:1')
     add_mapping_arguments(parser)
 
 
@@ -31,8 +32,12 @@ def add_mapping_arguments(parser) -> None:
     )
 
 
-def mapping_settings_from(args):
+def mapping_settings_from(args, device: str):
     """The MappingSettings that the command line asks for.
+
+    Args:
+        args: with the option of `add_mapping_arguments`.
+        device: where the map is made.
 
     Raises:
         SettingsError: no such features, or they need a package that is not installed.
@@ -42,7 +47,7 @@ def mapping_settings_from(args):
 
     features = FeatureSettings(kind=args.features)
     open_features(features)  # a missing package is better known before hours of training
-    return MappingSettings(features=features)
+    return MappingSettings(features=features, device=device)
 
 
 def run(args) -> int:
@@ -50,7 +55,7 @@ def run(args) -> int:
     from pose_reloc.scene import SceneModel
     from training.build import with_landmarks
 
-    settings = mapping_settings_from(args)
+    settings = mapping_settings_from(args, args.device)
     scene = SceneModel.load(args.scene)
     out = scene_file(args.out or args.scene)  # before anything that takes minutes
     samples = open_from(args).split('train')

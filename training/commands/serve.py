@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pose_reloc.errors import SettingsError
+from pose_reloc.errors import SettingsError, install_hint
 from training.datasets import LOADERS, Sample, open_dataset
 from training.datasets.options import add_option_argument, parse_options
 
@@ -41,7 +41,7 @@ def run(args) -> int:
         if (error.name or '').partition('.')[0] != 'aiohttp':
             raise
         raise SettingsError(
-            "the page needs the package aiohttp: pip install 'pose_reloc[web]'"
+            f'the page needs the package aiohttp: {install_hint("aiohttp", "pillow")}'
         ) from error
     from pose_reloc.relocalizer import Relocalizer
     from training.serve.localizer import Localizer

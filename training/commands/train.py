@@ -124,13 +124,14 @@ def run(args) -> int:
     """Trains and writes the scene file."""
     from training.build import build_scene, check_origin, with_fitting_batch, with_landmarks
     from training.mapping import build_map
-    from training.processes import leads
+    from training.processes import leads, local_device
     from training.seen_points import lacks_depth, with_seen_points
     from training.settings import parse_assignments
 
     out = scene_file(args.out)
     settings = settings_from(args)
-    mapping = None if args.no_map else mapping_settings_from(args)
+    device = local_device(settings.device)
+    mapping = None if args.no_map else mapping_settings_from(args, device)
     dataset = open_from(args)
     check_origin(dataset.split('train'))  # before anything that takes minutes
     if leads():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pose_reloc.camera import Camera
-from pose_reloc.errors import CameraError, DatasetError
+from pose_reloc.errors import CameraError, DatasetError, install_hint
 from training.datasets import read_image
 from training.datasets.colmap_model import ColmapCamera
 
@@ -126,7 +126,7 @@ def _pycolmap_camera(camera: ColmapCamera, where: str):
     except ImportError as error:
         raise DatasetError(
             f'{where}: cameras of the model {camera.model} need pycolmap: '
-            'pip install pycolmap (or pip install "pose_reloc[matching]")'
+            f'{install_hint("pycolmap")}'
         ) from error
     if camera.model == 'EQUIRECTANGULAR':
         raise DatasetError(
@@ -143,8 +143,8 @@ def _pycolmap_camera(camera: ColmapCamera, where: str):
         source = None
     if not hasattr(source, 'cam_ray_from_img'):
         raise DatasetError(
-            f'{where}: this pycolmap is too old for the model {camera.model}; '
-            'pip install --upgrade pycolmap'
+            f'{where}: this pycolmap is too old for the model {camera.model}: '
+            f'{install_hint("--upgrade", "pycolmap")}'
         )
     return source
 

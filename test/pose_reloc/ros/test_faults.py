@@ -358,10 +358,11 @@ def count_files():
 
 
 def test_a_device_that_is_not_there_is_no_failure_of_one():
-    from pose_reloc.errors import SettingsError
+    from pose_reloc.errors import DeviceError, SettingsError
     from pose_reloc.ros.pipeline import is_gpu_error
 
     assert all(is_gpu_error(error) for error in gpu_errors())
+    assert is_gpu_error(DeviceError("device 'cuda' cannot be used here"))
     assert not is_gpu_error(SettingsError("device 'cuda' cannot be used: no CUDA here"))
     assert not is_gpu_error(RuntimeError('something else'))
 
@@ -373,6 +374,12 @@ def gpu_errors():
         torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'),
         RuntimeError('CUDA error: unspecified launch failure'),
         type('Fail', (Exception,), {})('CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR'),
+        RuntimeError('Unable to find a valid cuDNN algorithm to run convolution'),
+        RuntimeError('GET was unable to find an engine to execute this computation'),
+        RuntimeError('cublas error'),
+        type('Fail', (Exception,), {})(
+            'BFCArena: Failed to allocate memory for a buffer of 12582912'
+        ),
     ]
 
 
@@ -412,6 +419,34 @@ def test_a_gpu_that_fails_is_replaced_by_the_cpu(
     broken[0] = False
     assert system.transition('deactivate') and system.transition('activate')
     assert loaded == ['auto', 'cpu', 'auto'], 'then the GPU gets another chance'
+
+
+@pytest.mark.parametrize('device', ['auto', 'cuda'])
+def test_a_gpu_that_is_full_before_anything_is_loaded_is_replaced_too(
+    make_system, tiny_scene, tmp_path, wait, monkeypatch, device
+):
+    import torch
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    from pose_reloc.ros.node import load_relocalizer
+
+    ones = torch.ones
+
+    def full(*shape, device=None, **how):
+        if device and torch.device(device).type == 'cuda':
+            raise RuntimeError('CUDA error: out of memory\nand more')
+        return ones(*shape, device=device, **how)
+
+    monkeypatch.setattr(torch, 'ones', full)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    tiny_scene.save(tmp_path / 'tiny.scene')
+    system = make_system(
+        None, load=load_relocalizer, scene=str(tmp_path / 'tiny.scene'), device=device
+    )
+    system.start()
+    assert ', float32 on cpu' in system.node._facts['network']
+    wait(lambda: diagnosed(system, DiagnosticStatus.WARN, 'the CPU is used instead'))
+    assert diagnosed(system, DiagnosticStatus.WARN, '(CUDA error: out of memory)')
 
 
 def test_a_cpu_that_comes_too_late_is_not_kept(make_system, make_fake, poses, wait, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation, Slerp
 
 from pose_reloc.ros.messages import MessageError
-from pose_reloc.ros.transforms import TransformError, TransformTree
+from pose_reloc.ros.transforms import Tf2Listener, TransformError, TransformTree, lookup_near
 
 S = 1_000_000_000
 
@@ -89,6 +89,54 @@ def test_no_extrapolation(rng):
     np.testing.assert_array_equal(tree.lookup('map', 'base', int(2.5 * S), tolerance=0.5), end)
     with pytest.raises(TransformError):
         tree.lookup('map', 'base', int(2.5 * S) + 1, tolerance=0.5)
+
+
+class FakeTf2:
+    """tf2_ros as far as `Tf2Listener` uses it, with one transform known from 1 s to 2 s."""
+
+    class TransformException(Exception):
+        pass
+
+    class ExtrapolationException(TransformException):
+        pass
+
+    class Buffer:
+        def __init__(self, cache_time):
+            pass
+
+        def lookup_transform(self, target, source, when):
+            if (target, source) != ('map', 'base'):
+                raise FakeTf2.TransformException('not connected')
+            if when.nanoseconds and not S <= when.nanoseconds <= 2 * S:
+                raise FakeTf2.ExtrapolationException('would require extrapolation')
+            xyz, xyzw = dict(x=3.0, y=0.0, z=0.0), dict(x=0.0, y=0.0, z=0.0, w=1.0)
+            moved = SimpleNamespace(
+                translation=SimpleNamespace(**xyz), rotation=SimpleNamespace(**xyzw)
+            )
+            return SimpleNamespace(transform=moved)
+
+        def get_latest_common_time(self, target, source):
+            return SimpleNamespace(nanoseconds=2 * S)
+
+    @staticmethod
+    def TransformListener(buffer, node, spin_thread):
+        return None
+
+
+def test_tf2_says_late_only_of_what_can_still_come():
+    pytest.importorskip('rclpy', reason='needs rclpy')
+    listener = Tf2Listener(None, FakeTf2)
+    assert listener.lookup('/map', 'base', S)[0, 3] == 3
+    late = {}
+    for source, stamp in (('base', S // 2), ('base', 3 * S), ('nowhere', 3 * S)):
+        with pytest.raises(TransformError) as caught:
+            listener.lookup('map', source, stamp)
+        late[source, stamp] = caught.value.late
+    assert list(late.values()) == [False, True, False]
+    # What needs no exact time takes the newest where it is late, and nothing that is too new.
+    assert lookup_near(listener.lookup, 'map', 'base', 3 * S)[0, 3] == 3
+    with pytest.raises(TransformError):
+        lookup_near(listener.lookup, 'map', 'base', S // 2)
 
 
 def test_history_is_bounded(rng):

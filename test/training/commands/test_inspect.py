@@ -107,7 +107,21 @@ def test_figure_of_one_image_and_of_many_sequences(tmp_path):
     for dataset in (one, Dataset('many', many[:50], many[50:])):
         figure = dataset_figure(dataset, inspect_dataset(dataset), 'title')
         figure.savefig(tmp_path / 'figure.png', dpi=40)
-        assert len(figure.legends[0].get_texts()) <= 9
+        assert len(figure.axes[0].get_legend().get_texts()) <= 9
+
+
+def test_figure_shows_all_of_a_legend_with_long_names(tmp_path):
+    samples = [
+        Sample(tmp_path / 'a.png', CAMERA, pose((k, 0, k % 7)), f'{k % 8} {"walk" * 15}')
+        for k in range(40)
+    ]
+    dataset = Dataset('long', samples, [])
+    figure = dataset_figure(dataset, inspect_dataset(dataset), 'title')
+    figure.savefig(tmp_path / 'figure.png')
+    axis = figure.axes[0]
+    legend, label = (a.get_window_extent() for a in (axis.get_legend(), axis.xaxis.label))
+    assert legend.x0 > 0 and legend.y0 > 0 and legend.x1 < figure.bbox.x1
+    assert legend.y1 < label.y0 and axis.bbox.height > figure.bbox.height / 3
 
 
 def write_table(path):

@@ -35,13 +35,15 @@ def preset(tmp_path):
 def test_train_then_evaluate(room, preset, tmp_path, capsys):
     scene = tmp_path / 'room.scene'
     where = ['--dataset', '7scenes', '--path', str(room)]
-    assert main(['train', *where, '--out', str(scene), '--preset', preset]) == 0
+    options = ['--out', str(scene), '--preset', preset, '--device', 'cpu']
+    assert main(['train', *where, *options]) == 0
     out = capsys.readouterr().out
     assert 'wrote' in out and 'held-out' in out
     assert 'room on room (test split)' in out
     assert (tmp_path / 'room.html').is_file()
     header = read_header(scene)
     assert header.recipe['epochs'] == 3 and header.recipe['images'] < 48
+    assert header.recipe['device'] == header.recipe['mapping']['device'] == 'cpu'
     run = tmp_path / 'room.scene.run'
     names = {p.name for p in run.iterdir()}
     assert {
