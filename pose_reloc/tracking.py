@@ -1,7 +1,8 @@
 """Tracker: answers to consecutive images confirm or refuse each other. ROS-free.
 
-One image can look like another place. The answers to several images, carried along by odometry,
-cannot all be wrong in the same way by chance: after a start or a loss N of M answers must agree
+One image can look like another place. The answers to several images of a moving robot, carried
+along by odometry, cannot all be wrong in the same way by chance (those of one that stands can):
+after a start or a loss N of M answers must agree
 before one is believed; from then on an answer must agree with the belief, carried on to its time.
 """
 

@@ -20,7 +20,7 @@ from training.held_out import evenly_spaced
 from training.metrics import mean_pose, nees
 
 _BATCH = 32
-_CAUTION = 0.5  # standard errors, see `cautious_mean`
+_CAUTION = 0.25  # standard errors, see `cautious_mean`
 _MOST_BLOCKS = 200  # of the recording that are compared with all others
 # Training images that an image is compared with: those beside them tell nothing new, and a robot
 # must not answer the slower the longer it was trained.
@@ -170,11 +170,11 @@ def bounded_mean(values_N: np.ndarray) -> float:
 
 
 def cautious_mean(values_N: np.ndarray, blocks_N: np.ndarray) -> float:
-    """`bounded_mean` and half of its standard error, of values that are alike within a block.
+    """`bounded_mean` and a quarter of its standard error, of values that are alike within a block.
 
-    The standard error is that of a mean over clusters (Liang & Zeger 1986). Half of it, because
-    it costs a robot more to be told too small an error than too large a one; how much was chosen
-    by the coverage of test answers (docs/experiments.md).
+    The standard error is that of a mean over clusters (Liang & Zeger 1986). A quarter of it, as it
+    costs a robot more to be told too small an error than too large a one; how much was chosen by
+    the coverage of test answers (docs/experiments.md).
     """
     values_N = bounded(values_N)
     mean = values_N.mean()

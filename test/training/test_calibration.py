@@ -244,16 +244,16 @@ def test_one_frame_that_went_wrong_does_not_decide():
 
 
 def test_few_blocks_make_a_mean_cautious():
-    """Half of what the means of many samples spread by; copies of a value change nothing."""
+    """A quarter of what the means of many samples spread by; copies of a value change nothing."""
     rng = np.random.default_rng(6)
     samples = rng.chisquare(6, size=(3000, 40))
     means = np.array([bounded_mean(sample) for sample in samples])
     added = np.array([cautious_mean(sample, np.arange(40)) for sample in samples]) - means
-    assert added.mean() == pytest.approx(means.std() / 2, rel=0.05)
+    assert added.mean() == pytest.approx(means.std() / 4, rel=0.05)
     values, blocks = rng.uniform(size=40), np.arange(40)
     once, copies = cautious_mean(values, blocks), np.repeat(values, 10)
     assert cautious_mean(copies, np.repeat(blocks, 10)) == pytest.approx(once)
-    assert cautious_mean(copies, np.arange(400)) < 0.98 * once
+    assert cautious_mean(copies, np.arange(400)) < 0.99 * once
 
 
 @pytest.mark.parametrize('distance', [0.0, 1e-9, 0.03, 2.0, np.nan, np.inf])

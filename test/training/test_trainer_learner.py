@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pose_reloc.errors import SettingsError
 from pose_reloc.network import NetworkSettings, PoseRegressor
 from training import cpu_speed
 from training.cpu_speed import speed_up_strided_depthwise
@@ -26,6 +27,8 @@ SETTINGS = TrainSettings(
     device='cpu',
 )
 ALONE = Processes(0, 1, torch.device('cpu'))
+NEEDS_FLOAT16 = pytest.mark.skipif(not hasattr(torch.amp, 'GradScaler'), reason='PyTorch < 2.3')
+FLOAT16 = pytest.param('float16', marks=NEEDS_FLOAT16)
 
 
 def make_learner(settings=SETTINGS, steps=10):
@@ -89,7 +92,7 @@ def test_what_is_kept_is_the_average_of_the_steps():
     )
 
 
-@pytest.mark.parametrize('precision', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16', FLOAT16])
 def test_a_restored_learner_goes_on_as_if_it_had_not_stopped(precision):
     settings = replace(SETTINGS, ema=0.9, precision=precision)
     first = make_learner(settings)
@@ -104,6 +107,7 @@ def test_a_restored_learner_goes_on_as_if_it_had_not_stopped(precision):
     assert all(torch.equal(a, b) for a, b in kept)
 
 
+@NEEDS_FLOAT16
 @pytest.mark.parametrize('precisions', [('float32', 'float16'), ('float16', 'bfloat16')])
 def test_a_restored_learner_may_go_on_in_another_precision(precisions):
     first, second = (make_learner(replace(SETTINGS, precision=p)) for p in precisions)
@@ -124,8 +128,10 @@ def test_a_pytorch_before_2_3_trains_too(monkeypatch):
 
     new = run(make_learner(), 3)
     monkeypatch.setattr('torch.optim.Adam', old)
-    monkeypatch.delattr('torch.amp.GradScaler')
+    monkeypatch.delattr(torch.amp, 'GradScaler', raising=False)
     assert run(make_learner(), 3) == pytest.approx(new, rel=1e-3)
+    with pytest.raises(SettingsError, match='float16 on a CPU needs PyTorch 2.3'):
+        make_learner(replace(SETTINGS, precision='float16'))
     for on, kind in ((True, torch.bfloat16), (False, None)):
         names = {'is_autocast_cpu_enabled': on, 'get_autocast_cpu_dtype': torch.bfloat16}
         torch_2_1 = SimpleNamespace(**{name: lambda x=x: x for name, x in names.items()})
