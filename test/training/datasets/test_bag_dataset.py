@@ -429,7 +429,9 @@ def test_several_depth_topics_must_be_chosen_from(builder, tmp_path):
     path = builder.write(tmp_path / 'walk')
     with pytest.raises(BagError, match='several depth topics: .*aligned.*--depth-topic, or none'):
         open_dataset('bag', path)
-    assert open_dataset('bag', path, depth_topic=DEPTH).train[0].load_depth()[0, 1] == 1.001
+    assert open_dataset('bag', path, depth_topic=DEPTH).train[0].load_depth()[0, 1] == np.float32(
+        1.001
+    )
     caches = tmp_path / 'caches'
     for topic in (DEPTH, '/camera/aligned_depth/image', DEPTH):
         build_cache(open_dataset('bag', path, depth_topic=topic).train, CacheSettings(48), caches)
