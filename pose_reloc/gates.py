@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -142,7 +143,7 @@ def pose_reasons(world_T_camera, covariance_66, train_centres_N3, limit_m: float
     """
     if not np.isfinite(world_T_camera).all():
         return ['not_finite']
-    limit_m += np.sqrt(covariance_66[:3, :3].trace())
+    limit_m += math.sqrt(covariance_66[:3, :3].trace())
     offsets_N3 = train_centres_N3 - world_T_camera[:3, 3]
     if (offsets_N3 * offsets_N3).sum(axis=1).min() > limit_m**2:
         return ['outside_map']
