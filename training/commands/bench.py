@@ -79,6 +79,7 @@ def run(args) -> int:
         names.remove('node')
         texts.append('Without node: ROS 2 cannot be imported here.\n')
         print(texts[-1])
+    _write(Path(args.out), report, texts)  # a folder that cannot be written is told at once
     for name in names:
         for table in run_benchmark(name, settings):
             print(f'\n{table.text()}', flush=True)
