@@ -49,6 +49,7 @@ def torchrun(program, environment, **options):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_computes(command, tmp_path):
     arguments, environment = command
     two = torchrun(

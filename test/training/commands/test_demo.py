@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import training.commands.arguments  # noqa: F401  keeps what is replaced below, if it comes first
 from pose_reloc.cli import main
 
 
