@@ -23,7 +23,7 @@ class GateSettings:
             blur of 1 % of the width has 0.05.
         max_disagreement_rad: of landmarks and network, where neither proves the pose.
         max_distance_m: from the nearest training camera, beyond which lies unmapped space. None: as
-            far as that camera was from what it saw (median of the landmarks), at least 3 m.
+            far as keyframes were from their landmarks (median), at least 3 m.
         max_sigma_m: standard deviation of a position, along its worst axis, still worth publishing.
         max_prior_distance: Mahalanobis distance from the prior, if there is one.
     """

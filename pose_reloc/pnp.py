@@ -112,7 +112,7 @@ class PnpProblem:
     def camera_fit(self, steps: int = 4) -> CameraFit:
         """Frees the calibration: Gauss-Newton with the weights of the loss, from this pose.
 
-        It is held by a Gaussian prior of 10 %, as strong as one match of average error.
+        A Gaussian prior holds it, see `_PRIOR_SIGMA_10`.
         """
         step = np.zeros(10)
         for _ in range(steps):

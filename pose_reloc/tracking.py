@@ -2,8 +2,8 @@
 
 One image can look like another place. The answers to several images of a moving robot, carried
 along by odometry, cannot all be wrong in the same way by chance (those of one that stands can):
-after a start or a loss N of M answers must agree
-before one is believed; from then on an answer must agree with the belief, carried on to its time.
+after a start or a loss N of M answers must agree before one is believed; from then on an answer
+must agree with the belief, carried on to its time.
 """
 
 from __future__ import annotations
