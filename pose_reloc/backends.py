@@ -40,13 +40,13 @@ class Regression(NamedTuple):
         w_t_c: camera centres in the world (B, 3), metres.
         c_q_w: world-to-camera quaternions (B, 4), wxyz, not normalised.
         distance: to the most similar training image (B, 1), see `network.most_similar`.
-        neighbour: where that one was taken (B, 7): `w_t_c` and unit `c_q_w`.
+        similar: where the K most similar ones were taken (B, K, 7): `w_t_c` and unit `c_q_w`.
     """
 
     w_t_c: np.ndarray
     c_q_w: np.ndarray
     distance: np.ndarray
-    neighbour: np.ndarray
+    similar: np.ndarray
 
 
 class Backend:
@@ -157,7 +157,8 @@ class CudaGraphBackend(TorchBackend):
     def _joined(self):
         import torch
 
-        return torch.cat(self._module(self._image), dim=1)  # one copy back instead of four
+        # One copy back instead of four.
+        return torch.cat([x.flatten(1) for x in self._module(self._image)], dim=1)
 
     def __call__(self, image_BHW3: np.ndarray) -> Regression:
         import torch
@@ -167,7 +168,8 @@ class CudaGraphBackend(TorchBackend):
             self._image.copy_(self._sent, non_blocking=True)
             self._graph.replay()
             answer = self._answer.cpu().numpy()
-        return Regression(*np.split(answer, (3, 7, 8), axis=1))
+        w_t_c, c_q_w, distance, similar = np.split(answer, (3, 7, 8), axis=1)
+        return Regression(w_t_c, c_q_w, distance, similar.reshape(len(answer), -1, 7))
 
 
 class OnnxRuntimeBackend(Backend):

@@ -25,11 +25,12 @@ from pose_reloc.errors import SceneError, SettingsError, install_hint
 from pose_reloc.files import write_atomically
 from pose_reloc.geometry import network_from_pose
 from pose_reloc.scene import SceneModel
+from pose_reloc.uncertainty import MOST_SIMILAR
 
 # Of the graph and of how it is written; a new number forgets every file kept so far.
-_VERSION = 3
+_VERSION = 4
 _OPSET = 17
-INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'distance', 'neighbour')
+INPUT, OUTPUTS = 'image', ('w_t_c', 'c_q_w', 'distance', 'similar')
 
 
 def cache_folder() -> Path:
@@ -88,10 +89,11 @@ class NetworkSource:
     @cached_property
     def key(self) -> str:
         """Hash of everything that the converted network depends on."""
-        text = json.dumps([_VERSION, _OPSET, self.shape, self._scene.header.network])
+        text = json.dumps([_VERSION, _OPSET, MOST_SIMILAR, self.shape, self._scene.header.network])
         digest = hashlib.sha256(text.encode())
         arrays = self._scene.weights | {
             'train_features': self._scene.train_features,
+            'feature_mean': self._scene.feature_mean,
             'train_poses': self._train_poses(),
         }
         for name, weight in sorted(arrays.items()):
@@ -109,13 +111,12 @@ class NetworkSource:
 
         from pose_reloc.network import ImageRegressor
 
-        features, poses = (
-            torch.from_numpy(x) for x in (self._scene.train_features, self._train_poses())
-        )
+        scene = self._scene
+        arrays = scene.train_features, scene.feature_mean, self._train_poses()
         try:
-            module = ImageRegressor(self._scene.build_network(), features, poses)
+            module = ImageRegressor(scene.build_network(), *map(torch.from_numpy, arrays))
         except SettingsError as error:
-            raise SceneError(f'scene {self._scene.header.name}: {error}') from error
+            raise SceneError(f'scene {scene.header.name}: {error}') from error
         return module.eval().requires_grad_(False)
 
     def _train_poses(self) -> np.ndarray:
@@ -175,6 +176,7 @@ def describe(scene: SceneModel, batch: int = 1) -> dict[str, str]:
     """What goes into the graph and what comes out, for people and for the files written."""
     camera, coarse = scene.header.network_camera, scene.header.coarse
     B, H, W, _ = NetworkSource(scene, batch).shape
+    K = min(MOST_SIMILAR, len(scene.train_frames))
     return {
         'scene': scene.header.name,
         INPUT: f'uint8 RGB ({B}, {H}, {W}, 3), rectified, of a pinhole camera with fx '
@@ -185,12 +187,12 @@ def describe(scene: SceneModel, batch: int = 1) -> dict[str, str]:
         'of any length; camera axes: x right, y down, z forward',
         'distance': f'how little the image is like the training image most like it ({B}, 1), in '
         '[0, 2]',
-        'neighbour': f'where that training image was taken ({B}, 7): camera centre and unit '
-        'quaternion, as above',
+        'similar': f'where the {K} training images most like it were taken ({B}, {K}, 7), that one '
+        'first: camera centre and unit quaternion, as above',
         'covariance': "of the error along the axes of the scene's world: "
-        f'{coarse.formula("distance", "e")}; e leads from the pose of neighbour to the answer: the '
-        'difference of the centres, and the rotation vector of R_answer R_neighbour^T with the '
-        'rotations R from the camera to the world',
+        f'{coarse.formula("distance", "mean(e e^T)")}; the mean is over the poses of similar, and '
+        'e is the difference of the centres or, of rotations, twice the vector part of the unit '
+        'quaternion conj(q_similar) q_answer with q = c_q_w',
     }
 
 

@@ -174,26 +174,23 @@ def pose_residual(a_T_true, a_T_estimate):
     return np.concatenate([a_T_true[..., :3, 3] - a_T_estimate[..., :3, 3], w], axis=-1)
 
 
-def network_residual(w_t_c_true, c_q_w_true, w_t_c, c_q_w) -> list[float]:
-    """`pose_residual` of two single poses as networks predict them: 6 numbers.
+def network_offset(w_t_c_K3, c_q_w_K4, w_t_c, c_q_w) -> np.ndarray:
+    """How some poses differ from one, as networks predict them: (K, 6), along the world's axes.
+
+    The differences of the camera centres and, of the rotations R R_one^T by an angle a about the
+    unit vector v, 2 sin(a / 2) v or its opposite: for small angles as in `pose_residual`, but for
+    the sign. It is linear in the quaternions.
 
     Args:
-        w_t_c_true, w_t_c: camera centres in the world, 3 numbers each.
-        c_q_w_true, c_q_w: world-to-camera quaternions, wxyz, of any non-zero norm.
+        w_t_c_K3, w_t_c: camera centres in the world.
+        c_q_w_K4, c_q_w: world-to-camera quaternions, wxyz; the former of unit, the latter of any
+            non-zero norm.
     """
-    # In Python's numbers, see `rotation_from_quaternion`. R_true R^T = c_R_w_true^T c_R_w.
-    (tw, tx, ty, tz), (w, x, y, z) = map(float, c_q_w_true), map(float, c_q_w)
-    turn = (
-        tw * x - tx * w - ty * z + tz * y,
-        tw * y - ty * w - tz * x + tx * z,
-        tw * z - tz * w - tx * y + ty * x,
-    )
-    cosine, sine = tw * w + tx * x + ty * y + tz * z, math.hypot(*turn)
-    # Of q and -q the one that turns less; of a small turn the sine is the half angle.
-    angle = 2 * math.atan2(sine, abs(cosine)) * math.copysign(1.0, cosine)
-    scale = angle / sine if sine else 0.0
-    shift = (float(a) - float(b) for a, b in zip(w_t_c_true, w_t_c, strict=True))
-    return [*shift, *(scale * v for v in turn)]
+    w, x, y, z = map(float, c_q_w)
+    # R R_one^T = c_R_w^T c_R_w_one: the vector part of conj(q) q_one.
+    product = np.array([[x, -w, -z, y], [y, z, -w, -x], [z, -y, x, -w]])
+    turn_K3 = np.asarray(c_q_w_K4) @ (product.T * (2 / math.hypot(w, x, y, z)))
+    return np.concatenate([np.asarray(w_t_c_K3) - w_t_c, turn_K3], axis=1)
 
 
 def perturb_pose(a_T_estimate, residual):

@@ -17,7 +17,7 @@ from torch import nn
 from pose_reloc.errors import SettingsError, WeightsError
 from pose_reloc.geometry import quaternion_from_rotation_torch, rotation_from_6d_torch
 from pose_reloc.preprocess import normalize
-from pose_reloc.uncertainty import GREATEST_DISTANCE
+from pose_reloc.uncertainty import GREATEST_DISTANCE, MOST_SIMILAR
 
 ROTATIONS = {'quaternion': 4, '6d': 6}
 
@@ -110,7 +110,7 @@ class ImageRegressor(nn.Module):
 
     Args:
         network: in evaluation mode.
-        train_features_NF: `scene.SceneModel.train_features`.
+        train_features_NF, feature_mean_F: of `scene.SceneModel`.
         train_poses_N7: where those images were taken: `w_t_c` and `c_q_w`.
 
     Raises:
@@ -118,7 +118,11 @@ class ImageRegressor(nn.Module):
     """
 
     def __init__(
-        self, network: PoseRegressor, train_features_NF: torch.Tensor, train_poses_N7: torch.Tensor
+        self,
+        network: PoseRegressor,
+        train_features_NF: torch.Tensor,
+        feature_mean_F: torch.Tensor,
+        train_poses_N7: torch.Tensor,
     ):
         super().__init__()
         self.network = network
@@ -126,6 +130,7 @@ class ImageRegressor(nn.Module):
         if found != expected:
             raise SettingsError(f'the network has {expected} features, the training images {found}')
         self.register_buffer('train_features', train_features_NF.float())
+        self.register_buffer('feature_mean', feature_mean_F.float())
         self.register_buffer('train_poses', train_poses_N7.float())
 
     def forward(self, image_BHW3: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -133,27 +138,33 @@ class ImageRegressor(nn.Module):
         image_B3HW = normalize(image_BHW3).to(self.network.head[2].weight.dtype)
         features_BF = self.network.features(image_B3HW)
         w_t_c, c_q_w = self.network.pose(features_BF)
-        distance_B, index_B = most_similar(features_BF.float(), self.train_features)
-        return w_t_c, c_q_w, distance_B[:, None], self.train_poses[index_B]
+        distance_B, index_BK = most_similar(
+            features_BF.float() - self.feature_mean, self.train_features
+        )
+        return w_t_c, c_q_w, distance_B[:, None], self.train_poses[index_BK]
 
 
 def most_similar(
     features_BF: torch.Tensor, train_features_NF: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which training image is the most similar one, and how little.
+    """Which training images are the most similar ones, and how little the first of them is.
 
     Args:
-        features_BF: what the trained backbone says of the images, of any length.
+        features_BF: what the trained backbone says of the images less its mean over training
+            images, which all have in common; of any length.
         train_features_NF: the same of the images it was trained on, rows of unit length.
 
     Returns:
-        1 - cosine (B,), in [0, 2], 1 where the features are all zero; and its index (B,). Where the
-        features are not finite both are any, by engine, and the distance may be NaN: the pose is
-        NaN then.
+        1 - cosine (B,), in [0, 2], a half where the features are all zero, of the most similar
+        image; and the indices (B, K) of the `MOST_SIMILAR`, that one first. Where the features are
+        not finite both are any, by engine, and the distance may be NaN: the pose is NaN then.
     """
     unit_BF = nn.functional.normalize(features_BF, dim=1)
-    cosine_B, index_B = (unit_BF @ train_features_NF.T).max(dim=1)
-    return (1 - cosine_B).clamp(0, GREATEST_DISTANCE), index_B
+    count = min(MOST_SIMILAR, len(train_features_NF))
+    index_BK = (unit_BF @ train_features_NF.T).topk(count, dim=1).indices
+    # From the difference: 1 - cosine in half precision would be nothing but rounding.
+    apart_BF = unit_BF - train_features_NF[index_BK[:, 0]]
+    return ((apart_BF * apart_BF).sum(dim=1) / 2).clamp(max=GREATEST_DISTANCE), index_BK
 
 
 def _backbone(name: str) -> tuple[nn.Module, int]:

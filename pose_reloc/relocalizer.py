@@ -15,7 +15,7 @@ from pose_reloc import gates
 from pose_reloc.backends import open_backend
 from pose_reloc.camera import Camera
 from pose_reloc.errors import SettingsError
-from pose_reloc.geometry import is_rigid, network_residual, pose_from_network
+from pose_reloc.geometry import is_rigid, network_offset, pose_from_network
 from pose_reloc.pnp import CameraFit
 from pose_reloc.preprocess import to_network_image
 from pose_reloc.refine import Refiner, RefineSettings
@@ -231,7 +231,7 @@ class Relocalizer:
         reasons = gates.image_reasons(small, self.gate_settings)
         if reasons:
             timings['total'] = time.perf_counter() - start
-            unknown = header.coarse.covariance(np.nan, np.zeros(6))
+            unknown = header.coarse.covariance(np.nan, np.zeros((1, 6)))
             return PoseEstimate(
                 Status.LOST, _NOWHERE.copy(), unknown, reasons=tuple(reasons), timings=timings
             )
@@ -293,11 +293,11 @@ class Relocalizer:
         The pose is NaN where there is none.
         """
         coarse = self.scene.header.coarse
-        w_t_c, c_q_w, distance, neighbour = (x[0] for x in self.backend(image_HW3[None]))
+        w_t_c, c_q_w, distance, similar = (x[0] for x in self.backend(image_HW3[None]))
         lengths = math.hypot(*w_t_c.tolist()), math.hypot(*c_q_w.tolist())
         if not all(map(math.isfinite, lengths)) or lengths[1] < 1e-6:
-            return _NOWHERE.copy(), coarse.covariance(np.nan, np.zeros(6))
-        offset = network_residual(neighbour[:3], neighbour[3:], w_t_c, c_q_w)
+            return _NOWHERE.copy(), coarse.covariance(np.nan, np.zeros((1, 6)))
+        offset = network_offset(similar[:, :3], similar[:, 3:], w_t_c, c_q_w)
         return pose_from_network(w_t_c, c_q_w), coarse.covariance(distance[0], offset)
 
 

@@ -21,9 +21,10 @@ from pose_reloc.geometry import is_rigid
 from pose_reloc.landmarks import LandmarkMap
 from pose_reloc.uncertainty import CoarseCalibration
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 _TENSORS = (
-    'train_world_T_camera', 'start_features', 'train_features', 'train_frames', 'map_T_scene',
+    'train_world_T_camera', 'start_features', 'train_features', 'feature_mean', 'train_frames',
+    'map_T_scene',
 )  # fmt: skip
 _KEY, _CHECKSUM = 'pose_reloc', 'sha256'
 _MAX_HEADER_BYTES = 100_000_000
@@ -96,8 +97,9 @@ class SceneModel:
         start_backbone: state dict, float16, of the backbone before training: with the next field,
             the retrieval baseline of every evaluation. The robot does not use it.
         start_features: its features (N, F), float16, of the training images; rows of unit length.
-        train_features: of the trained backbone (M, F), float16, rows of unit length, of images
-            it was trained on: what `SceneHeader.coarse` compares images with.
+        train_features: of the trained backbone (M, F), float16, less their mean, rows of unit
+            length, of images it was trained on: what `SceneHeader.coarse` compares images with.
+        feature_mean: that mean (F,), float32.
         train_frames: which of the training images those are (M,), int32.
         map_T_scene: pose (4, 4) of the scene's world in the robot's map.
         landmarks: for refinement; None answers with regressed poses only.
@@ -109,6 +111,7 @@ class SceneModel:
     start_backbone: dict[str, np.ndarray]
     start_features: np.ndarray
     train_features: np.ndarray
+    feature_mean: np.ndarray
     train_frames: np.ndarray
     map_T_scene: np.ndarray = field(default_factory=lambda: np.eye(4))
     landmarks: LandmarkMap | None = None
@@ -119,6 +122,7 @@ class SceneModel:
             'train_world_T_camera': (self.train_world_T_camera, (N, 4, 4)),
             'start_features': (self.start_features, (N, F)),
             'train_features': (self.train_features, (len(self.train_frames), F)),
+            'feature_mean': (self.feature_mean, (F,)),
             'map_T_scene': (self.map_T_scene, (4, 4)),
         }
         for name, (array, shape) in shapes.items():

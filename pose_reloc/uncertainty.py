@@ -13,28 +13,32 @@ from dataclasses import dataclass
 import numpy as np
 
 GREATEST_DISTANCE = 2.0  # of two unit vectors: they are opposite
-_POWER, _DISAGREEMENT = 1.25, 0.5
+MOST_SIMILAR = 10  # training images that an image is compared with; all where there are fewer
+_POWER, _GROWTH, _SPREAD = 1.6, 4.0, 10.0
+_EYE = np.eye(3)
 
 
 @dataclass(frozen=True)
 class CoarseCalibration:
-    """How far off a regressed pose is, by two things that the training images tell of it.
+    """How far off a regressed pose is, by what the training images most like its image tell of it.
 
-    With the feature distance d to the most similar of them (`network.most_similar`) and the offset
-    e of the regressed pose from where that one was taken, position and rotation have the covariance
+    With the feature distance d to the most similar of them (`network.most_similar`) and the mean
+    E = mean(e e^T) over several of them, where e is the offset of the regressed pose from where one
+    was taken, position and rotation have the covariance
 
-        s^2 ((1 + (d / usual_distance)^1.25) I + 0.5 e e^T / usual_offset^2)
+        s^2 ((1 + 4 (d / usual_distance)^1.6) I + 10 E / usual_offset^2)
 
     A network errs most where it has seen nothing alike; and where it answers another place than
-    that of the image it finds most alike, one of the two is wrong, so that the error is likely to
-    lie along what separates them. Power and weight were found by trying; see docs/experiments.md
-    for what else was tried.
+    those of the images it finds most alike, or these are far apart, the error is likely to lie
+    along what separates them. Power and weights were found by trying; see docs/experiments.md for
+    what else was tried.
 
     Attributes:
-        position_m: s, the standard deviation along each axis for d = 0 and e = 0.
+        position_m: s, the standard deviation along each axis for d = 0 and E = 0.
         rotation_rad: the same of the rotation about each axis.
         usual_distance: median of d between parts of the training recording.
-        usual_offset_m: square root of the median of |e|^2 between these parts, of positions.
+        usual_offset_m: square root of the median of |e|^2 between these parts, of positions and of
+            the most similar image.
         usual_offset_rad: the same of rotations.
     """
 
@@ -49,40 +53,34 @@ class CoarseCalibration:
         if not all(np.isfinite(x) and x > 0 for x in values):
             raise ValueError(f'a calibration must be positive and finite, got {values}')
 
-    def covariance(self, distance: float, offset_6) -> np.ndarray:
+    def covariance(self, distance: float, offset_K6) -> np.ndarray:
         """Covariance (6, 6) of a regressed pose, positive definite and finite.
 
         Args:
-            distance: of its image, see `network.most_similar`. Where it or the offset is not
-                finite, it counts as the greatest possible, and the offset as nothing.
-            offset_6: `geometry.pose_residual` of the regressed pose and that of the most similar
-                training image, in either direction.
+            distance: of its image, see `network.most_similar`. Where it or an offset is not finite,
+                it counts as the greatest possible, and the offsets as nothing.
+            offset_K6: `geometry.network_offset` of the pose from the most similar images.
         """
-        # In Python's numbers: with the caches full of a network, arrays take three times as long.
-        distance, offset = float(distance), [float(x) for x in offset_6]
-        if not (math.isfinite(distance) and all(map(math.isfinite, offset))):
-            distance, offset = GREATEST_DISTANCE, [0.0] * 6
-        growth = 1 + (distance / self.usual_distance) ** _POWER
+        mean_66 = offset_K6.T @ offset_K6 / len(offset_K6)
+        distance, spread = float(distance), float(mean_66.trace())
+        if not (math.isfinite(distance) and math.isfinite(spread)):
+            distance, mean_66 = GREATEST_DISTANCE, np.zeros((6, 6))
+        growth = 1 + _GROWTH * (distance / self.usual_distance) ** _POWER
         result = np.zeros((6, 6))
-        for i, sigma, usual in (
-            (0, self.position_m, self.usual_offset_m),
-            (3, self.rotation_rad, self.usual_offset_rad),
+        for part, sigma, usual in (
+            (slice(0, 3), self.position_m, self.usual_offset_m),
+            (slice(3, 6), self.rotation_rad, self.usual_offset_rad),
         ):
-            a, b, c = (x * math.sqrt(_DISAGREEMENT) * sigma / usual for x in offset[i : i + 3])
-            alike = growth * sigma * sigma
-            result[i : i + 3, i : i + 3] = (
-                (alike + a * a, a * b, a * c),
-                (a * b, alike + b * b, b * c),
-                (a * c, b * c, alike + c * c),
-            )
+            result[part, part] = mean_66[part, part] * (_SPREAD * (sigma / usual) ** 2)
+            result[part, part] += growth * sigma * sigma * _EYE
         return result
 
-    def formula(self, distance: str, offset: str) -> str:
+    def formula(self, distance: str, mean: str) -> str:
         """The two covariances, to be read by people."""
         return (
-            f's^2 ((1 + ({distance} / {self.usual_distance:.4g})^{_POWER}) I '
-            f'+ {_DISAGREEMENT} {offset} {offset}^T / u^2) with s = {self.position_m:.4g} m and '
-            f'u = {self.usual_offset_m:.4g} m of positions, s = {self.rotation_rad:.4g} rad and '
+            f's^2 ((1 + {_GROWTH:g} ({distance} / {self.usual_distance:.4g})^{_POWER}) I '
+            f'+ {_SPREAD:g} {mean} / u^2) with s = {self.position_m:.4g} m and '
+            f'u = {self.usual_offset_m:.4g} m of positions, s = {self.rotation_rad:.4g} and '
             f'u = {self.usual_offset_rad:.4g} rad of rotations'
         )
 

@@ -85,6 +85,7 @@ def small_scene():
         {'stem.weight': rng.normal(size=(4, 3)).astype(np.float16)},
         features,
         features[:4],
+        rng.normal(size=6).astype(np.float32),
         np.array([0, 1, 3, 4], dtype=np.int32),
         landmarks=landmarks,
     )
@@ -115,5 +116,6 @@ def make_tiny_scene(seed: int = 0) -> SceneModel:
         {n: t.half().numpy() if t.ndim > 1 else t.numpy() for n, t in state.items()},
         features.astype(np.float16),
         features[1:].astype(np.float16),
+        rng.normal(size=1280).astype(np.float32) * 0.1,
         np.arange(1, 5, dtype=np.int32),
     )

@@ -111,6 +111,7 @@ def build_scene(
         {k: _compact(v).numpy() for k, v in start.backbone.state_dict().items()},
         np.concatenate(features),
         coarse.train_features,
+        coarse.feature_mean,
         coarse.train_frames,
     )
     return BuiltScene(scene, result)

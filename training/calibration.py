@@ -12,10 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pose_reloc.geometry import pose_from_network, pose_residual
+from pose_reloc.geometry import (
+    network_from_pose,
+    network_offset,
+    pose_from_network,
+    pose_residual,
+)
 from pose_reloc.network import PoseRegressor, most_similar
 from pose_reloc.preprocess import normalize
-from pose_reloc.uncertainty import GREATEST_DISTANCE, CoarseCalibration
+from pose_reloc.uncertainty import CoarseCalibration
 from training.held_out import evenly_spaced
 from training.metrics import mean_pose, nees
 
@@ -28,7 +33,7 @@ _MOST_FEATURES = 600
 # No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this, and no
 # two are taken nearer to each other.
 _LEAST_SIGMA, _LEAST_DISTANCE, _LEAST_OFFSET = 1e-3, 1e-3, 1e-3
-_GREATEST_OFFSET = 1e6  # m and rad
+_NEVER = 1e6  # m and rad, and of distances: no offset is as great
 # How far another visit's images are from those of training, m and rad, where nothing is known.
 _ASIDE = np.array([0.25, np.deg2rad(10)])
 
@@ -39,14 +44,16 @@ class CoarseMeasurement:
 
     Attributes:
         calibration: see `CoarseCalibration`.
-        train_features: of the trained backbone (M, F), float16, rows of unit length, of images it
-            was trained on: without the held-out ones, as when the calibration was measured, and
-            not more than 600, evenly spaced along the way.
+        train_features: of the trained backbone (M, F), float16, less their mean, rows of unit
+            length, of images it was trained on: without the held-out ones, as when the calibration
+            was measured, and not more than 600, evenly spaced along the way.
+        feature_mean: that mean (F,), float32.
         train_frames: which images those are (M,), int32.
     """
 
     calibration: CoarseCalibration
     train_features: np.ndarray
+    feature_mean: np.ndarray
     train_frames: np.ndarray
 
 
@@ -73,78 +80,89 @@ def calibrate_coarse(
     """
     if held_out.all():
         raise ValueError('a calibration needs training frames')
-    features, estimate = _infer(network, image_NHW3)
+    features, w_t_c_N3, c_q_w_N4 = _infer(network, image_NHW3)
+    estimate_N44 = pose_from_network(w_t_c_N3, c_q_w_N4)
     kept = evenly_spaced(np.flatnonzero(~held_out), _MOST_FEATURES).astype(np.int32)
+    mean = features[kept].mean(axis=0)
+    features -= mean
     length = np.linalg.norm(features[kept], axis=1, keepdims=True)
     # Rounded before they are compared, because the robot compares with the rounded ones.
     train_features = (features[kept] / np.maximum(length, 1e-12)).astype(np.float16)
     if not held_out.any():
-        return CoarseMeasurement(know_nothing(world_T_camera_N44), train_features, kept)
-    distance, asked_N = np.zeros(len(blocks)), np.zeros(len(blocks), dtype=bool)
-    neighbour = np.zeros(len(blocks), dtype=int)
+        return CoarseMeasurement(know_nothing(world_T_camera_N44), train_features, mean, kept)
+    train_w_t_c_M3, train_c_q_w_M4 = network_from_pose(world_T_camera_N44[kept])
+    frames, distances, offsets = [], [], []
     asked = [evenly_spaced(np.unique(blocks[x]), _MOST_BLOCKS) for x in (held_out, ~held_out)]
     for block in np.unique(np.concatenate(asked)):
         own = np.flatnonzero(blocks == block)
         others = np.flatnonzero(blocks[kept] != block)
         if len(others) == 0:  # all in one block: only what is held out is new
             own, others = own[held_out[own]], np.arange(len(kept))
-        asked_N[own] = True
-        found = most_similar(
+        distance, index = most_similar(
             torch.from_numpy(features[own]), torch.from_numpy(train_features[others]).float()
         )
-        distance[own], neighbour[own] = found[0].numpy(), kept[others[found[1].numpy()]]
-    new, world_T_neighbour_N44 = held_out[asked_N], world_T_camera_N44[neighbour]
+        frames += own.tolist()
+        distances += distance.tolist()
+        for i, similar in zip(own, others[index.numpy()], strict=True):
+            poses = train_w_t_c_M3[similar], train_c_q_w_M4[similar]
+            offsets.append(network_offset(*poses, w_t_c_N3[i], c_q_w_N4[i]))
     fitted = fit_coarse(
-        pose_residual(world_T_camera_N44[asked_N], estimate[asked_N]),
-        distance[asked_N],
-        pose_residual(world_T_neighbour_N44[asked_N], estimate[asked_N]),
-        new,
-        len(np.unique(blocks[asked_N][new])),
+        pose_residual(world_T_camera_N44[frames], estimate_N44[frames]),
+        np.array(distances),
+        offsets,
+        held_out[frames],
+        blocks[frames],
     )
-    return CoarseMeasurement(fitted, train_features, kept)
+    return CoarseMeasurement(fitted, train_features, mean, kept)
 
 
 def fit_coarse(
     residual_N6: np.ndarray,
     distance_N: np.ndarray,
-    offset_N6: np.ndarray,
+    offsets: list[np.ndarray],
     held_out_N: np.ndarray,
-    blocks: int,
+    blocks_N: np.ndarray,
 ) -> CoarseCalibration:
     """The calibration under which these errors are honest, for position and for rotation.
 
-    The variance is the greater of what the held-out frames and what all frames need: where the
-    held-out ones seem easier, the few blocks of them were easy ones. It is known no better than
-    from 3 axes of so many independent blocks, which makes the error of a new image follow Student's
-    distribution with v = 3 `blocks` degrees of freedom: its variance is v / (v - 2) times as large.
+    The variance is the greater of what the held-out frames and what all frames need, see
+    `cautious_mean`: where the held-out ones seem easier, the few blocks of them were easy ones. It
+    is known no better than from 3 axes of B independent held-out blocks, which makes the error of a
+    new image follow Student's distribution with v = 3 B degrees of freedom: its variance is
+    v / (v - 2) times as large.
 
     Args:
         residual_N6: `geometry.pose_residual` on images of the training recording.
         distance_N: of their features to the most similar image that was trained on, of another
             block: see `network.most_similar`.
-        offset_N6: `geometry.pose_residual` from the pose of that image to the regressed one.
+        offsets: N times `geometry.network_offset` (K, 6) of the regressed pose from the most
+            similar images of other blocks, that one first.
         held_out_N: mask of the images that were not.
-        blocks: number of blocks of those.
+        blocks_N: the block of each image.
 
     Raises:
         ValueError: nothing is held out, or values that are not finite.
     """
     if not held_out_N.any():
         raise ValueError('a calibration needs at least one held-out frame')
-    if not all(np.isfinite(x).all() for x in (residual_N6, distance_N, offset_N6)):
+    if not all(np.isfinite(x).all() for x in (residual_N6, distance_N, *offsets)):
         raise ValueError('the errors or distances of training images hold NaN or infinity')
     parts = slice(0, 3), slice(3, 6)
-    offsets = [np.sqrt(np.median((offset_N6[:, part] ** 2).sum(axis=1))) for part in parts]
+    first_N6 = np.array([offset_K6[0] for offset_K6 in offsets])
+    apart = [np.sqrt(np.median((first_N6[:, part] ** 2).sum(axis=1))) for part in parts]
     usual = np.maximum(
-        [np.median(distance_N), *offsets], [_LEAST_DISTANCE, _LEAST_OFFSET, _LEAST_OFFSET]
+        [np.median(distance_N), *apart], [_LEAST_DISTANCE, _LEAST_OFFSET, _LEAST_OFFSET]
     ).tolist()
     unit = CoarseCalibration(1.0, 1.0, *usual)
-    unit_N66 = np.array([unit.covariance(*of) for of in zip(distance_N, offset_N6, strict=True)])
-    freedom = 3 * blocks
+    unit_N66 = np.array([unit.covariance(*of) for of in zip(distance_N, offsets, strict=True)])
+    freedom = 3 * len(np.unique(blocks_N[held_out_N]))
     sigmas = []
     for part in parts:
         variance_N = nees(residual_N6[:, part], unit_N66[:, part, part]) / 3
-        variance = max(bounded_mean(variance_N[held_out_N]), bounded_mean(variance_N))
+        variance = max(
+            cautious_mean(variance_N[held_out_N], blocks_N[held_out_N]),
+            cautious_mean(variance_N, blocks_N),
+        )
         sigmas.append(float(np.sqrt(variance * freedom / (freedom - 2))))
     return CoarseCalibration(*np.maximum(sigmas, _LEAST_SIGMA).tolist(), *usual)
 
@@ -160,17 +178,11 @@ def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
     squared = pose_residual(world_T_camera_N44, mean) ** 2
     variance = np.array([squared[:, :3].mean(), squared[:, 3:].mean()])
     sigmas = np.sqrt(2 * variance + _ASIDE**2).tolist()
-    # No image is less alike, no answer farther off, so that all are about equally uncertain.
-    return CoarseCalibration(*sigmas, GREATEST_DISTANCE, _GREATEST_OFFSET, _GREATEST_OFFSET)
-
-
-def bounded_mean(values_N: np.ndarray) -> float:
-    """Mean of squared errors in which one that went wrong does not decide: see `bounded`."""
-    return float(bounded(values_N).mean())
+    return CoarseCalibration(*sigmas, _NEVER, _NEVER, _NEVER)  # all are equally uncertain
 
 
 def cautious_mean(values_N: np.ndarray, blocks_N: np.ndarray) -> float:
-    """`bounded_mean` and a quarter of its standard error, of values that are alike within a block.
+    """Mean of `bounded` squared errors and a quarter of its standard error, by blocks of like ones.
 
     The standard error is that of a mean over clusters (Liang & Zeger 1986). A quarter of it, as it
     costs a robot more to be told too small an error than too large a one; how much was chosen by
@@ -198,14 +210,13 @@ def conformal_quantile(values_N: np.ndarray, level: float) -> float:
     return float(np.sort(values_N)[rank - 1])
 
 
-def _infer(network, image_NHW3) -> tuple[np.ndarray, np.ndarray]:
-    """Backbone features (N, F) float32 and poses (N, 4, 4) of images."""
-    features, poses = [], []
+def _infer(network, image_NHW3) -> list[np.ndarray]:
+    """Backbone features (N, F) float32 of images, and `w_t_c` and `c_q_w` in float64."""
+    answers = []
     with torch.inference_mode():
         for start in range(0, len(image_NHW3), _BATCH):
             image = np.array(image_NHW3[start : start + _BATCH])
             feature = network.features(normalize(torch.from_numpy(image)))
             w_t_c, c_q_w = (x.double().numpy() for x in network.pose(feature))
-            features.append(feature.float().numpy())
-            poses.append(pose_from_network(w_t_c, c_q_w))
-    return np.concatenate(features), np.concatenate(poses)
+            answers.append((feature.float().numpy(), w_t_c, c_q_w))
+    return [np.concatenate(x) for x in zip(*answers, strict=True)]

@@ -51,7 +51,9 @@ def test_another_network_or_size_is_another_file(tiny_scene, cache, conversions)
     NetworkSource(tiny_scene).onnx()
     tiny_scene.train_features[0, 0] += 0.1
     NetworkSource(tiny_scene).onnx()
-    assert len(set(conversions)) == 4 and len(list(cache.iterdir())) == 4
+    tiny_scene.feature_mean[0] += 0.1
+    NetworkSource(tiny_scene).onnx()
+    assert len(set(conversions)) == 5 and len(list(cache.iterdir())) == 5
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty', 'foreign'])

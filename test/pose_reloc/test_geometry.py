@@ -146,19 +146,28 @@ def test_residual_by_hand():
     np.testing.assert_allclose(g.pose_residual(true, estimate), [0, 0.1, 0, 0, 0, 0.2], atol=1e-14)
 
 
-def test_residual_of_quaternions_is_that_of_the_poses():
-    """Of any length and sign, also of equal poses, small turns and turns of almost 180 deg."""
+def test_offsets_of_quaternions_are_residuals_by_the_sine_of_half_the_angle():
+    """Up to the sign; also of equal poses, small turns and turns of almost 180 deg."""
     rng = np.random.default_rng(9)
     estimate, size = random_poses(60, 9), np.repeat([0.0, 1e-9, 1e-3, 1.0, 3.0, 3.141], 10)
     residual = rng.normal(size=(60, 6))
     residual[:, 3:] *= (size / np.linalg.norm(residual[:, 3:], axis=1))[:, None]
     true = g.perturb_pose(estimate, residual)
-    for T, E, expected in zip(true, estimate, residual, strict=True):
-        (t, q), (s, p) = g.network_from_pose(T), g.network_from_pose(E)
-        for a, b in ((1, 1), (-2, 1), (0.3, -7)):
-            np.testing.assert_allclose(g.network_residual(t, a * q, s, b * p), expected, atol=1e-8)
-            found = g.pose_residual(T, E)
-            np.testing.assert_allclose(g.network_residual(t, a * q, s, b * p), found, atol=1e-8)
+    expected = residual.copy()
+    expected[:, 3:] *= (np.sinc(size / 2 / np.pi))[:, None]  # of size / 2 its sine over itself
+    for i in range(0, 60, 3):  # three poses at once against each of the three
+        some = slice(i, i + 3)
+        t, q = g.network_from_pose(true[some])
+        for j in range(3):
+            s, p = g.network_from_pose(estimate[i + j])
+            for a, b in ((1, 1), (-1, 0.2), (1, -7)):
+                found = g.network_offset(t, a * q, s, b * p)
+                np.testing.assert_allclose(found[:, :3], t - s, atol=1e-12)
+                same = found[j, 3:] * np.sign(found[j, 3:] @ expected[i + j, 3:] or 1)
+                np.testing.assert_allclose(same, expected[i + j, 3:], atol=1e-8)
+                angle = g.pose_error(true[some], estimate[i + j])[1]
+                lengths = np.linalg.norm(found[:, 3:], axis=1)
+                np.testing.assert_allclose(lengths, 2 * np.sin(angle / 2), atol=1e-8)
 
 
 def test_residual_is_exponential_and_round_trips():

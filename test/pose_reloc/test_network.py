@@ -239,16 +239,36 @@ def test_the_most_similar_image_by_hand():
     train = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     images = torch.tensor([[5.0, 0, 0], [1, 1, 0], [0, 0, 2], [-1, -1, 0], [-1, -1, -9], [0, 0, 0]])
     side = np.sqrt(0.5)
-    expected = [0, 1 - side, 1, 1 + side, 1 + 1 / np.sqrt(83), 1]
+    expected = [0, 1 - side, 1, 1 + side, 1 + 1 / np.sqrt(83), 0.5]
     distance, index = most_similar(images, train)
     np.testing.assert_allclose(distance, expected, atol=1e-6)
-    assert index[0] == 0
-    assert most_similar(torch.tensor([[0.1, 2, 0]]), train)[1] == 1
+    assert index[0].tolist() == [0, 1]
+    assert most_similar(torch.tensor([[0.1, 2, 0]]), train)[1].tolist() == [[1, 0]]
+
+
+def test_the_ten_most_similar_images_in_order():
+    angle = torch.tensor([7.0, 3, 5, 1, 0, 9, 2, 8, 4, 6, 11, 10]) / 10
+    train = torch.stack([angle.cos(), angle.sin()], dim=1)
+    distance, index = most_similar(torch.tensor([[3.0, 0.0]]), train)
+    assert distance == 0
+    assert index.tolist() == [[4, 3, 6, 1, 8, 2, 9, 0, 7, 5]]
+
+
+def test_small_distances_survive_half_precision():
+    """1 - cosine is 0.002, and numbers beside 1 are 0.004 apart in bfloat16."""
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(1, 1000)) / np.sqrt(1000)
+    image = train + 0.0632 * rng.normal(size=(1, 1000)) / np.sqrt(1000)
+    train /= np.linalg.norm(train)
+    expected = 1 - (image @ train.T).item() / np.linalg.norm(image)
+    assert 0.0018 < expected < 0.0022
+    half = [torch.from_numpy(x).bfloat16() for x in (image, train)]
+    assert most_similar(*half)[0].item() == pytest.approx(expected, rel=0.1)
 
 
 def test_features_of_another_network_are_refused(network):
     with pytest.raises(SettingsError, match='512 features, the training images 6'):
-        ImageRegressor(network, torch.zeros(2, 6), torch.zeros(2, 7))
+        ImageRegressor(network, torch.zeros(2, 6), torch.zeros(6), torch.zeros(2, 7))
 
 
 def test_real_imagenet_weights_tell_images_apart():

@@ -35,9 +35,13 @@ def test_answers_what_the_network_says(tiny_scene, image):
         w_t_c, c_q_w = (t.numpy()[0] for t in network(x))
         feature = network.features(x).double().numpy()[0]
     assert np.allclose(answer.world_T_camera, pose_from_network(w_t_c, c_q_w), atol=1e-4)
-    cosines = tiny_scene.train_features @ feature / np.linalg.norm(feature)
-    neighbour = tiny_scene.train_world_T_camera[tiny_scene.train_frames[cosines.argmax()]]
-    offset = pose_residual(neighbour, answer.world_T_camera)
+    own = feature - tiny_scene.feature_mean
+    cosines = tiny_scene.train_features @ own / np.linalg.norm(own)
+    # The turns are small: their rotation vectors are almost twice the sine of half the angle.
+    similar = tiny_scene.train_world_T_camera[tiny_scene.train_frames]
+    offset = pose_residual(similar, answer.world_T_camera)
+    angle = np.linalg.norm(offset[:, 3:], axis=1, keepdims=True)
+    offset[:, 3:] *= 2 * np.sin(angle / 2) / angle
     expected = tiny_scene.header.coarse.covariance(1 - cosines.max(), offset)
     np.testing.assert_allclose(answer.covariance_66, expected, rtol=1e-3, atol=1e-7)
     assert np.array_equal(answer.regressed_covariance_66, answer.covariance_66)
@@ -60,7 +64,9 @@ def test_an_image_without_content_is_lost(tiny_scene, level, reason):
 
 def test_a_pose_far_from_every_training_image_is_lost(tiny_scene, image):
     tiny_scene.weights['head.5.bias'][:3] = 100.0
-    answer = Relocalizer(tiny_scene, 'cpu').localize(image)
+    sure = CoarseCalibration(0.1, 0.05, 1.0, 100.0, 1.0)
+    scene = replace(tiny_scene, header=replace(tiny_scene.header, coarse=sure))
+    answer = Relocalizer(scene, 'cpu').localize(image)
     assert answer.status is Status.LOST and answer.reasons == ('outside_map',)
 
 

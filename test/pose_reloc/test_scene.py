@@ -17,8 +17,8 @@ def test_round_trip_is_exact(tiny_scene, tmp_path):
     tiny_scene.save(path)
     loaded = SceneModel.load(path)
     assert loaded.header == tiny_scene.header == read_header(path)
-    for name in ('train_world_T_camera', 'start_features', 'train_features', 'train_frames',
-                 'map_T_scene'):  # fmt: skip
+    for name in ('train_world_T_camera', 'start_features', 'train_features', 'feature_mean',
+                 'train_frames', 'map_T_scene'):  # fmt: skip
         saved, read = getattr(tiny_scene, name), getattr(loaded, name)
         assert saved.dtype == read.dtype and np.array_equal(saved, read)
     for name in ('weights', 'start_backbone'):

@@ -140,6 +140,7 @@ def test_a_header_nested_without_end_is_refused(path):
         ('landmarks.points', np.float32(np.nan)),
         ('landmarks.starts', 99),
         ('train_features', np.float16(np.nan)),
+        ('feature_mean', np.float32(np.inf)),
         ('train_frames', 5),
     ],
 )

@@ -87,29 +87,37 @@ CALIBRATION = CoarseCalibration(0.2, 0.05, 0.03, usual_offset_m=0.5, usual_offse
 
 
 def test_coarse_covariance_grows_with_the_distance():
-    covariances = [CALIBRATION.covariance(d, np.zeros(6)) for d in (0.0, 0.03, 0.48)]
-    # 16 times the usual distance: 16^1.25 = 32.
-    np.testing.assert_allclose([c[0, 0] for c in covariances], [0.04, 0.08, 0.04 * 33])
-    assert covariances[2][5, 5] == pytest.approx(0.05**2 * 33)
+    covariances = [CALIBRATION.covariance(d, np.zeros((1, 6))) for d in (0.0, 0.03, 0.96)]
+    # 32 times the usual distance: 32^1.6 = 2^8.
+    np.testing.assert_allclose([c[0, 0] for c in covariances], 0.04 * np.array([1, 5, 1025]))
+    assert covariances[2][5, 5] == pytest.approx(0.05**2 * 1025)
     assert np.count_nonzero(covariances[2]) == 6
 
 
-def test_coarse_covariance_grows_towards_the_most_similar_image():
+def test_coarse_covariance_grows_towards_the_most_similar_images():
     offset = np.array([0.6, 0.8, 0, 0, 0, -0.2])  # twice the usual ones
-    covariance = CALIBRATION.covariance(0.0, offset)
-    # 1 + 2^2 / 2 = 3 times the variance along the offset, 1 across it.
+    covariance = CALIBRATION.covariance(0.0, offset[None])
+    # 1 + 10 x 2^2 times the variance along the offset, 1 across it.
     along, across = np.array([0.6, 0.8, 0]), np.array([0.8, -0.6, 0])
-    np.testing.assert_allclose(covariance[:3, :3] @ along, 3 * 0.2**2 * along)
+    np.testing.assert_allclose(covariance[:3, :3] @ along, 41 * 0.2**2 * along)
     np.testing.assert_allclose(covariance[:3, :3] @ across, 0.2**2 * across, atol=1e-15)
-    np.testing.assert_allclose(np.diag(covariance)[3:], 0.05**2 * np.array([1, 1, 3]))
+    np.testing.assert_allclose(np.diag(covariance)[3:], 0.05**2 * np.array([1, 1, 41]))
     np.testing.assert_array_equal(covariance[:3, 3:], 0)
-    np.testing.assert_array_equal(CALIBRATION.covariance(0.0, -offset), covariance)
+    np.testing.assert_array_equal(CALIBRATION.covariance(0.0, -offset[None]), covariance)
+
+
+def test_of_several_images_the_mean_counts():
+    """Two of four on opposite sides of the answer and turned one way, two where it is."""
+    offsets = np.array([[0.5, 0, 0, 0, 0.1, 0], [-0.5, 0, 0, 0, 0.1, 0], [0.0] * 6, [0.0] * 6])
+    covariance = CALIBRATION.covariance(0.0, offsets)
+    np.testing.assert_allclose(np.diag(covariance)[:3], 0.04 * np.array([6, 1, 1]))
+    np.testing.assert_allclose(np.diag(covariance)[3:], 0.0025 * np.array([1, 6, 1]))
 
 
 @pytest.mark.parametrize('distance, offset', [(np.nan, 0.0), (0.0, np.nan), (np.inf, np.inf)])
 def test_what_cannot_be_told_counts_as_the_worst(distance, offset):
-    unknown = CALIBRATION.covariance(distance, np.full(6, offset))
-    np.testing.assert_array_equal(unknown, CALIBRATION.covariance(2.0, np.zeros(6)))
+    unknown = CALIBRATION.covariance(distance, np.full((2, 6), offset))
+    np.testing.assert_array_equal(unknown, CALIBRATION.covariance(2.0, np.zeros((1, 6))))
 
 
 @pytest.mark.parametrize('values', [(0.0, 1, 1, 1, 1), (1, -1, 1, 1, 1), (1, 1, 0, 1, 1),

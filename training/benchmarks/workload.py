@@ -96,6 +96,7 @@ def untrained_scene(camera, short_side: int):
         CoarseCalibration(0.1, 0.1, 0.1, 0.1, 0.1),
     )
     features = np.full((_TRAINING_IMAGES, 1280), 1280**-0.5, dtype=np.float16)
+    mean = np.zeros(1280, dtype=np.float32)
     poses = np.tile(np.eye(4), (_TRAINING_IMAGES, 1, 1))
     frames = np.zeros(_TRAINING_IMAGES, dtype=np.int32)  # also of a scene with other images
-    return SceneModel(header, weights, poses, backbone, features, features, frames)
+    return SceneModel(header, weights, poses, backbone, features, features, mean, frames)

@@ -5,9 +5,9 @@ from __future__ import annotations
 HELP = (
     'Writes the network of a scene as an ONNX or OpenVINO model. Bytes of an image go in; out come '
     'the pose (w_t_c, c_q_w) and what its covariance is computed from: the distance from the '
-    'training image most like it, and where that one was taken (neighbour). The formula is printed '
-    'and written into the file. For other programs: the Relocalizer converts by itself what its '
-    'backend asks for.'
+    'training image most like it, and where the ten most like it were taken (similar). The formula '
+    'is printed and written into the file. For other programs: the Relocalizer converts by itself '
+    'what its backend asks for.'
 )
 EXAMPLES = """\
   pose_reloc export --scene chess.scene --out chess.onnx
