@@ -111,7 +111,7 @@ def calibrate_coarse(
         np.array(distances),
         offsets,
         held_out[frames],
-        blocks[frames],
+        len(np.unique(blocks[frames][held_out[frames]])),
     )
     return CoarseMeasurement(fitted, train_features, mean, kept)
 
@@ -121,15 +121,14 @@ def fit_coarse(
     distance_N: np.ndarray,
     offsets: list[np.ndarray],
     held_out_N: np.ndarray,
-    blocks_N: np.ndarray,
+    blocks: int,
 ) -> CoarseCalibration:
     """The calibration under which these errors are honest, for position and for rotation.
 
-    The variance is the greater of what the held-out frames and what all frames need, see
-    `cautious_mean`: where the held-out ones seem easier, the few blocks of them were easy ones. It
-    is known no better than from 3 axes of B independent held-out blocks, which makes the error of a
-    new image follow Student's distribution with v = 3 B degrees of freedom: its variance is
-    v / (v - 2) times as large.
+    The variance is the greater of what the held-out frames and what all frames need: where the
+    held-out ones seem easier, the few blocks of them were easy ones. It is known no better than
+    from 3 axes of so many independent blocks, which makes the error of a new image follow Student's
+    distribution with v = 3 `blocks` degrees of freedom: its variance is v / (v - 2) times as large.
 
     Args:
         residual_N6: `geometry.pose_residual` on images of the training recording.
@@ -138,7 +137,7 @@ def fit_coarse(
         offsets: N times `geometry.network_offset` (K, 6) of the regressed pose from the most
             similar images of other blocks, that one first.
         held_out_N: mask of the images that were not.
-        blocks_N: the block of each image.
+        blocks: number of blocks of those.
 
     Raises:
         ValueError: nothing is held out, or values that are not finite.
@@ -155,14 +154,11 @@ def fit_coarse(
     ).tolist()
     unit = CoarseCalibration(1.0, 1.0, *usual)
     unit_N66 = np.array([unit.covariance(*of) for of in zip(distance_N, offsets, strict=True)])
-    freedom = 3 * len(np.unique(blocks_N[held_out_N]))
+    freedom = 3 * blocks
     sigmas = []
     for part in parts:
         variance_N = nees(residual_N6[:, part], unit_N66[:, part, part]) / 3
-        variance = max(
-            cautious_mean(variance_N[held_out_N], blocks_N[held_out_N]),
-            cautious_mean(variance_N, blocks_N),
-        )
+        variance = max(bounded_mean(variance_N[held_out_N]), bounded_mean(variance_N))
         sigmas.append(float(np.sqrt(variance * freedom / (freedom - 2))))
     return CoarseCalibration(*np.maximum(sigmas, _LEAST_SIGMA).tolist(), *usual)
 
@@ -181,8 +177,13 @@ def know_nothing(world_T_camera_N44: np.ndarray) -> CoarseCalibration:
     return CoarseCalibration(*sigmas, _NEVER, _NEVER, _NEVER)  # all are equally uncertain
 
 
+def bounded_mean(values_N: np.ndarray) -> float:
+    """Mean of squared errors in which one that went wrong does not decide: see `bounded`."""
+    return float(bounded(values_N).mean())
+
+
 def cautious_mean(values_N: np.ndarray, blocks_N: np.ndarray) -> float:
-    """Mean of `bounded` squared errors and a quarter of its standard error, by blocks of like ones.
+    """`bounded_mean` and a quarter of its standard error, of values that are alike within a block.
 
     The standard error is that of a mean over clusters (Liang & Zeger 1986). A quarter of it, as it
     costs a robot more to be told too small an error than too large a one; how much was chosen by
