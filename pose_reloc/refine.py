@@ -2,7 +2,8 @@
 
 A query's features are matched with the landmarks of a few keyframes (mutual nearest neighbours with
 a ratio test, keyframe by keyframe), LO-RANSAC finds the pose that explains most of them (poselib),
-the keyframes nearest to that pose are matched too, and the pose is optimised over all matches.
+the keyframes nearest to that pose are matched too, and the pose is found again and optimised over
+their matches alone: where the search started does not change where it ends.
 """
 
 from __future__ import annotations
@@ -147,19 +148,21 @@ class Refiner:
                 break
         else:
             return None, Evidence(likeness, found[0] if found else None)
-        pose = found[0]
-        around = _allowed(self.landmarks.near(pose, camera, self.settings.around), usable)
+        around = _allowed(self.landmarks.near(found[0], camera, self.settings.around), usable)
         matches = self._match(query, around, matches)
         clock.lap('match')
-        again = self._solve(query, matches, pose)
-        pose = again[0] if self._proves(again) else pose
-        pose, problem = self._optimise(query, matches, pose)
-        inlier = problem.error_N <= self.settings.max_error_px * query.pixel
-        inlier &= self._faces(matches, pose)
-        uv = query.given_uv[matches.query[inlier]]
-        distinct = np.unique(uv, axis=0)
-        least = max(self.settings.min_points, self.settings.min_point_ratio * len(query.features))
-        if inlier.sum() < self.settings.min_inliers or len(distinct) < least:
+        pose = found[0]
+        for chosen in (matches.with_keyframes(around), matches):
+            again = self._solve(query, chosen, found[0])
+            if not self._proves(again):
+                continue
+            pose, problem = self._optimise(query, chosen, again[0])
+            inlier = problem.error_N <= self.settings.max_error_px * query.pixel
+            inlier &= self._faces(chosen, pose)
+            uv = query.given_uv[chosen.query[inlier]]
+            if self._suffices(query, uv):
+                break
+        else:
             return None, Evidence(likeness, pose)
         covariance, camera_fit = problem.covariance(), problem.camera_fit()
         clock.lap('pnp')
@@ -168,12 +171,19 @@ class Refiner:
             covariance,
             camera_fit,
             uv,
-            self.landmarks.points[matches.landmark[inlier]],
-            int(np.bincount(matches.keyframe[inlier]).argmax()),
+            self.landmarks.points[chosen.landmark[inlier]],
+            int(np.bincount(chosen.keyframe[inlier]).argmax()),
             len(inlier),
             clock.laps,
         )
         return refinement, Evidence(likeness, pose)
+
+    def _suffices(self, query: _Query, inlier_uv_M2: np.ndarray) -> bool:
+        """Whether so many inliers, in so many places of the image, prove the pose."""
+        settings = self.settings
+        least = max(settings.min_points, settings.min_point_ratio * len(query.features))
+        distinct = np.unique(inlier_uv_M2, axis=0)
+        return len(inlier_uv_M2) >= settings.min_inliers and len(distinct) >= least
 
     def _match(self, query: _Query, keyframes: list[int], before: _Matches) -> _Matches:
         """Adds the matches with these keyframes to those that were found before."""
@@ -294,6 +304,11 @@ class _Matches:
 
     def __len__(self) -> int:
         return len(self.query)
+
+    def with_keyframes(self, keyframes: list[int]) -> _Matches:
+        """Those with landmarks of these keyframes."""
+        those = np.isin(self.keyframe, keyframes)
+        return _Matches(self.query[those], self.landmark[those], self.keyframe[those], self.tried)
 
     @classmethod
     def none(cls) -> _Matches:

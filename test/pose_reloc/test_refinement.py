@@ -210,6 +210,24 @@ def test_matches_that_are_far_off_do_not_move_the_pose():
         assert pose_error(alone, among)[0] < 0.005
 
 
+def test_where_the_search_starts_does_not_change_the_answer():
+    """Every keyframe places the landmarks 5 cm elsewhere, as drift does."""
+    rng = np.random.default_rng(19)
+    points, descriptors = _world(rng), _descriptors(rng, 400)
+    centres = np.stack([np.linspace(0, 1.5, 12), np.zeros(12), np.zeros(12)], axis=1)
+    poses = pose_matrix(np.eye(3), centres)
+    landmarks = _map(rng, points, descriptors, poses)
+    landmarks.points[:] += np.repeat(rng.normal(size=(12, 3)) * 0.05, 400, axis=0)
+    refiner = Refiner(landmarks)
+    truth = perturb_pose(poses[2], np.array([0.02, 0.03, 0.05, 0.02, -0.03, 0.01]))
+    refiner._features = _Given(_query(rng, points, descriptors, truth, 0.5, 0.2))
+    answers = [refiner.refine(None, CAMERA, [poses[k]])[0] for k in (2, 6, 11)]
+    for answer in answers:
+        metres, radians = pose_error(answers[0].world_T_camera, answer.world_T_camera)
+        assert metres < 1e-4 and radians < 1e-4
+        assert len(answer.uv) == len(answers[0].uv)
+
+
 def test_nothing_is_seen_from_behind():
     rng = np.random.default_rng(17)
     points, descriptors = _world(rng), _descriptors(rng, 400)
