@@ -37,8 +37,8 @@ class CoarseCalibration:
         position_m: s, the standard deviation along each axis for d = 0 and E = 0.
         rotation_rad: the same of the rotation about each axis.
         usual_distance: median of d between parts of the training recording.
-        usual_offset_m: square root of the median of |e|^2 between these parts, of positions and of
-            the most similar image.
+        usual_offset_m: square root of the median of |e|^2 between these parts, of positions, with
+            e from the most similar image.
         usual_offset_rad: the same of rotations.
     """
 
@@ -80,7 +80,7 @@ class CoarseCalibration:
         return (
             f's^2 ((1 + {_GROWTH:g} ({distance} / {self.usual_distance:.4g})^{_POWER}) I '
             f'+ {_SPREAD:g} {mean} / u^2) with s = {self.position_m:.4g} m and '
-            f'u = {self.usual_offset_m:.4g} m of positions, s = {self.rotation_rad:.4g} and '
+            f'u = {self.usual_offset_m:.4g} m of positions, s = {self.rotation_rad:.4g} rad and '
             f'u = {self.usual_offset_rad:.4g} rad of rotations'
         )
 

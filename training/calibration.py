@@ -33,7 +33,7 @@ _MOST_FEATURES = 600
 # No regressed pose is better than 1 mm and 0.06 deg, no two images are more alike than this, and no
 # two are taken nearer to each other.
 _LEAST_SIGMA, _LEAST_DISTANCE, _LEAST_OFFSET = 1e-3, 1e-3, 1e-3
-_NEVER = 1e6  # m and rad, and of distances: no offset is as great
+_NEVER = 1e6  # no feature distance, and no offset in m or rad, is as great
 # How far another visit's images are from those of training, m and rad, where nothing is known.
 _ASIDE = np.array([0.25, np.deg2rad(10)])
 
